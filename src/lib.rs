@@ -1,0 +1,1 @@
+//! Embedding storage for training recommenders in bounded memory.
