@@ -1,11 +1,23 @@
 //! Embedding storage for training recommenders in bounded memory.
 
 mod budget;
+mod chain;
+mod config;
 mod directory;
+mod error;
 mod id;
+mod importance;
+mod optim;
+mod reclaim;
 mod region;
 mod rowcopy;
+mod scratch;
+mod sequence;
+mod simd;
+mod sketch;
 mod slab;
 mod sync;
 
+pub use config::{Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
+pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;

@@ -21,7 +21,7 @@ use crate::budget::{Budget, OverBudget};
 use crate::id::ChunkIndex;
 use crate::sync::{AtomicU64, Ordering, spin_wait};
 use crossbeam_epoch::{Atomic, Guard, Pointable, Shared};
-use segment::{Exchange, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
+use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
@@ -34,8 +34,10 @@ const NODE: usize = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probe {
     Found,
-    /// Another key's row, or one that has gone.
+    /// Another key's row.
     Other,
+    /// A row that was this key's and has gone from that index: evicted, or moved.
+    Gone,
 }
 
 /// What [`Directory::insert`] did.
@@ -124,8 +126,16 @@ impl Directory {
 
     /// The row of this tag that `probe` accepts.
     #[inline]
-    pub(crate) fn find(&self, tag: u32, guard: &Guard, probe: impl FnMut(ChunkIndex) -> Probe) -> Option<ChunkIndex> {
-        self.segment(tag, guard).find(tag, probe)
+    pub(crate) fn find(&self, tag: u32, guard: &Guard, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Option<ChunkIndex> {
+        loop {
+            let segment = self.segment(tag, guard);
+            match segment.find(tag, &mut probe) {
+                Find::Found(index) => return Some(index),
+                // Moved after the freeze, so the replacement was there before; without one it was evicted.
+                Find::PerhapsMoved if segment.replacement(tag, guard).is_some() => {}
+                Find::Missing | Find::PerhapsMoved => return None,
+            }
+        }
     }
 
     /// Enters a row, unless `probe` accepts one that is there already.

@@ -56,6 +56,14 @@ pub(super) struct Segment {
     upper_half: Atomic<Segment>,
 }
 
+/// What [`Segment::find`] met.
+pub(super) enum Find {
+    Found(ChunkIndex),
+    Missing,
+    /// Missing here, but a row of the key has gone from this frozen segment: it may be in the replacement.
+    PerhapsMoved,
+}
+
 /// What [`Segment::insert`] met.
 pub(super) enum Insert {
     Done,
@@ -137,21 +145,34 @@ impl Segment {
 
     /// The first row of this tag that `probe` accepts.
     #[inline]
-    pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Option<ChunkIndex> {
+    pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
+        let mut moved = false;
         for slot in self.slots(tag) {
             // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
-            let word = slot.load(Ordering::Acquire);
+            let mut word = slot.load(Ordering::Acquire);
             if word & !FROZEN == EMPTY {
-                return None;
+                break;
             }
-            if tag_of(word) == tag
+            while tag_of(word) == tag
                 && let Some(index) = index_of(word)
-                && probe(index) == Probe::Found
             {
-                return Some(index);
+                match probe(index) {
+                    Probe::Found => return Find::Found(index),
+                    Probe::Other => break,
+                    Probe::Gone => {
+                        // A row that moved left its new index here before its old head went, or, if the segment was
+                        // frozen by then, in the replacement.
+                        let again = slot.load(Ordering::Acquire);
+                        if (again ^ word) & !FROZEN == 0 {
+                            moved |= again & FROZEN != 0;
+                            break;
+                        }
+                        word = again;
+                    }
+                }
             }
         }
-        None
+        if moved { Find::PerhapsMoved } else { Find::Missing }
     }
 
     /// Puts a row word into the first empty slot on its way, unless `probe` finds the key in a slot before.
@@ -161,11 +182,11 @@ impl Segment {
     /// the two meets the earlier one's word.
     pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
         if self.used.load(Ordering::Relaxed) >= self.limit() {
-            // Only a full segment is worth replacing for an insert; the key may still be in here.
-            if let Some(index) = self.find(tag_of(word), &mut probe) {
-                return Insert::Exists(index);
-            }
-            return Insert::Replace;
+            // Full. The key may still be in here, and then there is nothing to insert.
+            return match self.find(tag_of(word), &mut probe) {
+                Find::Found(index) => Insert::Exists(index),
+                Find::Missing | Find::PerhapsMoved => Insert::Replace,
+            };
         }
         for slot in self.slots(tag_of(word)) {
             // Acquire: as in `find`.
@@ -180,14 +201,25 @@ impl Segment {
                     Err(other) => current = other,
                 }
             }
+            while tag_of(current) == tag_of(word)
+                && let Some(index) = index_of(current)
+                && current & FROZEN == 0
+            {
+                match probe(index) {
+                    Probe::Found => return Insert::Exists(index),
+                    Probe::Other => break,
+                    Probe::Gone => {
+                        // As in `find`: a row that moved is named here by its new index.
+                        let again = slot.load(Ordering::Acquire);
+                        if again == current {
+                            break;
+                        }
+                        current = again;
+                    }
+                }
+            }
             if current & FROZEN != 0 {
                 return Insert::Replace;
-            }
-            if tag_of(current) == tag_of(word)
-                && let Some(index) = index_of(current)
-                && probe(index) == Probe::Found
-            {
-                return Insert::Exists(index);
             }
         }
         Insert::Replace
