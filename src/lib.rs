@@ -1,1 +1,4 @@
 //! Embedding storage for training recommenders in bounded memory.
+
+#[doc(hidden)]
+pub mod simd;
