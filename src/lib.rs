@@ -13,7 +13,8 @@ mod region;
 mod rowcopy;
 mod scratch;
 mod sequence;
-mod simd;
+#[doc(hidden)]
+pub mod simd;
 mod sketch;
 mod slab;
 mod sync;
