@@ -10,7 +10,7 @@ use crate::data::{Batch, Loader};
 use crate::dlrm::metrics::{HistogramAuc, LossSums, Metrics, Scored};
 use crate::dlrm::{Dlrm, TrainError};
 use crate::sync::{AtomicBool, Ordering};
-use crate::{Stats, Store, TableStats};
+use crate::{Events, Stats, Store, TableStats};
 
 /// Settings of a run that belong to neither the model nor the store.
 #[derive(Debug, Clone)]
@@ -244,7 +244,7 @@ impl<'a> Progress<'a> {
             rows_live: stats.rows,
             chunks_live: stats.chunks,
             live_dims: stats.tables.iter().map(mean_live_dims).collect(),
-            events: moves(&stats),
+            events: Moves::from(&stats.events),
             samples_per_s: rate(rows, self.window_started.elapsed().as_secs_f64()),
         });
         self.window.clear();
@@ -303,15 +303,15 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Counts over all tables of a store.
-pub fn moves(stats: &Stats) -> Moves {
-    let events = &stats.events;
-    Moves {
-        admitted: events.admitted,
-        grown: events.grown,
-        shrunk: events.shrunk,
-        evicted: events.evicted,
-        refused: events.refused,
+impl From<&Events> for Moves {
+    fn from(events: &Events) -> Moves {
+        Moves {
+            admitted: events.admitted,
+            grown: events.grown,
+            shrunk: events.shrunk,
+            evicted: events.evicted,
+            refused: events.refused,
+        }
     }
 }
 
