@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use crate::cli::error::CliError;
-use crate::cli::train::FULL_SIZE;
 use crate::cli::{Ended, print};
 use crate::dlrm::run::Window;
-use crate::report::{Report, RunDir, human_bytes, human_count};
+use crate::report::{FULL_SIZE, Report, RunDir, human_bytes, human_count};
 
 /// Most windows that are printed.
 const WINDOWS_SHOWN: usize = 12;

@@ -12,13 +12,12 @@ use crate::data::Schema;
 use crate::dlrm::run::{RunConfig, RunFailure, Window, run};
 use crate::dlrm::{DenseOptimizer, Dlrm, DlrmConfig};
 use crate::report::{
-    OutError, ProcessMemory, Report, ReportContext, RunDir, process_memory, reset_process_peak,
+    FULL_SIZE, OutError, ProcessMemory, Report, ReportContext, RunDir, process_memory,
+    reset_process_peak,
 };
 use crate::sync::AtomicBool;
 use crate::{Fallback, FiitedConfig, Init, Optimizer, Policy, Store, StoreConfig, TableConfig};
 
-/// Within the directory of a comparison, the full-size run's own.
-pub(crate) const FULL_SIZE: &str = "full-size";
 /// Budget of a comparison's full-size run: a limit that the embedded stream stays far below.
 const FULL_SIZE_BUDGET: ByteSize = ByteSize(4 << 30);
 /// The budgeted run of a comparison gets one byte in so many of those the full-size run held.

@@ -34,6 +34,8 @@ pub(super) struct Line {
     pub(super) points: Vec<(f64, f64)>,
     /// Whether the area below is tinted.
     pub(super) filled: bool,
+    /// Whether few points are shown as dots, so that one alone is seen.
+    pub(super) dots: bool,
 }
 
 /// What a chart's axes say.
@@ -55,7 +57,7 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
             .margin(6)
             .margin_right(16)
             .x_label_area_size(40)
-            .y_label_area_size(64)
+            .y_label_area_size(72)
             .build_cartesian_2d(0.0..axes.x_max.max(1.0), axes.y.clone())
             .ok()?;
         let text = ("sans-serif", TEXT_HEIGHT).into_font().color(&TEXT_COLOR);
@@ -88,7 +90,7 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
             chart
                 .draw_series(LineSeries::new(points, color.stroke_width(2)))
                 .ok()?;
-            if line.points.len() <= DOTTED_POINTS {
+            if line.dots && line.points.len() <= DOTTED_POINTS {
                 let dots = line
                     .points
                     .iter()
@@ -170,6 +172,7 @@ mod tests {
                     .map(|i| (f64::from(i) * 100.0, f64::from(i % 7)))
                     .collect(),
                 filled: true,
+                dots: true,
             };
             let axes = Axes {
                 y_label: "bytes held (MiB)",

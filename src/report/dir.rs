@@ -10,6 +10,8 @@ use crate::report::{Report, html};
 const METRICS: &str = "metrics.jsonl";
 const REPORT: &str = "report.json";
 const PAGE: &str = "report.html";
+/// Within the directory of a comparison, the full-size run's own.
+pub const FULL_SIZE: &str = "full-size";
 
 /// Why a run's directory cannot be used or read.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +78,9 @@ impl RunDir {
                     found: name,
                 });
             }
-            first_name.get_or_insert(name);
+            if !is_left_by_a_run(&name) {
+                first_name.get_or_insert(name);
+            }
         }
         let has_run = [METRICS, REPORT]
             .iter()
@@ -205,6 +209,15 @@ impl RunDir {
     }
 }
 
+/// Names that a run leaves beside its files: the other run of a comparison, and what a killed process did not finish.
+fn is_left_by_a_run(name: &str) -> bool {
+    name == FULL_SIZE
+        || (name.ends_with(".tmp")
+            && [REPORT, PAGE]
+                .iter()
+                .any(|file| name.starts_with(&format!(".{file}."))))
+}
+
 /// An error of the system about `path`.
 fn io_error(path: &Path) -> impl Fn(io::Error) -> OutError + '_ {
     |source| OutError::Io {
@@ -322,6 +335,16 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, [METRICS, "notes.txt", PAGE, REPORT]);
+    }
+
+    #[test]
+    fn what_a_run_left_beside_its_files_is_no_obstacle() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join(FULL_SIZE)).unwrap();
+        fs::write(base.path().join(".report.json.123.tmp"), "{").unwrap();
+        RunDir::open(base.path()).unwrap();
+        fs::write(base.path().join(".report.json.tm"), "{").unwrap();
+        RunDir::open(base.path()).unwrap_err();
     }
 
     #[test]

@@ -26,8 +26,8 @@ h1{font-size:22px;margin:0 0 4px}h2{font-size:16px;margin:0 0 6px}.note{color:va
 .cards div,section{background:var(--card);border-radius:8px;padding:12px 14px}
 .cards b{display:block;font-size:20px;font-weight:600}.cards span,.cards small{color:var(--dim);font-size:13px}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:16px;margin-bottom:16px}
-section{min-width:0;margin:0}.scroll{overflow-x:auto}
-svg{display:block;width:100%;height:auto}svg text{font-family:system-ui,sans-serif}
+section{min-width:0;margin:0;display:flex;flex-direction:column}.scroll{overflow-x:auto}
+svg{display:block;width:100%;height:auto;margin-top:auto}svg text{font-family:system-ui,sans-serif}
 .keys{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:13px;color:var(--dim);margin-bottom:4px}
 .keys i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:5px;vertical-align:middle}.keys b{color:var(--fg);font-weight:600}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;width:100%}
@@ -205,11 +205,18 @@ fn bytes_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f6
         (BLUE, "held".to_owned(), human_bytes(report.bytes.held)),
         (ORANGE, "peak".to_owned(), human_bytes(report.bytes.peak)),
     ];
-    let mut lines = vec![held, peaks];
+    // The line of what is held lies above that of the peak, which it often follows.
+    let mut lines = vec![peaks, held];
     if budget_shown {
         keys.push((RED, "budget".to_owned(), human_bytes(report.bytes.budget)));
         let height = budget / scale as f64;
-        lines.push(line(RED, vec![(0.0, height), (x_max, height)]));
+        let points = vec![(0.0, height), (x_max, height)];
+        lines.push(Line {
+            color: RED,
+            points,
+            filled: false,
+            dots: false,
+        });
     } else {
         keys.push((
             RED,

@@ -16,7 +16,7 @@ mod process;
 mod summary;
 mod text;
 
-pub use dir::{OutError, RunDir};
+pub use dir::{FULL_SIZE, OutError, RunDir};
 pub use process::{ProcessMemory, process_memory, reset_process_peak};
 pub use summary::{Bytes, ProcessReport, Report, ReportContext, TableReport, VARIES};
 pub use text::{human_bytes, human_count};
