@@ -199,6 +199,7 @@ fn bytes_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f6
         color: BLUE,
         points: points(|w| w.held),
         filled: true,
+        dots: true,
     };
     let peaks = line(ORANGE, points(|w| w.peak));
     let mut keys = vec![
@@ -274,6 +275,7 @@ fn rows_curve(html: &mut String, windows: &[Window], x_max: f64) {
         color: GREEN,
         points,
         filled: true,
+        dots: true,
     }];
     let axes = Axes {
         y_label: "rows (thousands)",
@@ -403,6 +405,7 @@ fn line(color: Rgb, points: Vec<(f64, f64)>) -> Line {
         color,
         points,
         filled: false,
+        dots: true,
     }
 }
 
