@@ -30,7 +30,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 
 /// A figure that the rows may not define.
 pub(crate) fn figure(value: Option<f64>) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"))
+    value.map_or_else(|| UNKNOWN.to_owned(), |value| format!("{value:.4}"))
 }
 
 /// One line of a run table: its name, a run's cell, and how two runs compare.
@@ -40,9 +40,19 @@ struct Quantity {
     compare: fn(full: &Report, budgeted: &Report) -> String,
 }
 
+impl Quantity {
+    /// Whether there is anything to say: a run without a held-out tail has no such figures.
+    fn is_known(&self, report: &Report) -> bool {
+        (self.cell)(report) != UNKNOWN
+    }
+}
+
+/// Stands for a figure that the rows do not define.
+const UNKNOWN: &str = "–";
+
 const NOTHING: fn(&Report, &Report) -> String = |_, _| String::new();
 
-const QUANTITIES: [Quantity; 13] = [
+const QUANTITIES: [Quantity; 14] = [
     Quantity {
         name: "bytes held",
         cell: |r| human_bytes(r.bytes.held),
@@ -72,6 +82,11 @@ const QUANTITIES: [Quantity; 13] = [
         name: "held-out AUC",
         cell: |r| figure(r.auc),
         compare: |a, b| difference(a.auc, b.auc),
+    },
+    Quantity {
+        name: "reachable held-out AUC",
+        cell: |r| figure(r.reachable_auc),
+        compare: NOTHING,
     },
     Quantity {
         name: "held-out log-loss",
@@ -113,8 +128,11 @@ const QUANTITIES: [Quantity; 13] = [
 /// The table of one run.
 pub(crate) fn run_table(title: &str, report: &Report) -> Table {
     let mut table = table(&["", title]);
-    for quantity in &QUANTITIES {
-        table.add_row([quantity.name.to_owned(), (quantity.cell)(report)]);
+    for Quantity { name, cell, .. } in QUANTITIES
+        .iter()
+        .filter(|quantity| quantity.is_known(report))
+    {
+        table.add_row([(*name).to_owned(), cell(report)]);
     }
     table
 }
@@ -177,7 +195,7 @@ fn mean_dims(report: &Report) -> String {
     if rows > 0.0 {
         format!("{:.2}", dims / rows)
     } else {
-        "–".to_owned()
+        UNKNOWN.to_owned()
     }
 }
 

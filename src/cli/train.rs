@@ -194,6 +194,7 @@ fn context(settings: &Resolved, before: ProcessMemory) -> Result<ReportContext, 
         seed: settings.seed,
         threads: settings.threads,
         config: settings.to_json()?,
+        reachable_auc: source::reachable_auc(settings)?,
         before,
         after: process_memory(),
     })

@@ -169,7 +169,6 @@ struct Progress<'a> {
     windows: u64,
     interrupted: bool,
     train_s: f64,
-    largest_batch: u64,
     holdout_bytes: u64,
 }
 
@@ -188,7 +187,6 @@ impl<'a> Progress<'a> {
             windows: 0,
             interrupted: false,
             train_s: 0.0,
-            largest_batch: 0,
             holdout_bytes: 0,
         }
     }
@@ -215,7 +213,6 @@ impl<'a> Progress<'a> {
             self.window.add(&logits, &batch.labels);
             self.losses.add(&logits, &batch.labels);
             self.histogram.add(&logits, &batch.labels);
-            self.largest_batch = self.largest_batch.max(batch_bytes(&batch));
             loader.recycle(batch);
             if self.window.rows() >= self.window_rows {
                 self.close_window(on_window);
@@ -261,7 +258,7 @@ impl<'a> Progress<'a> {
     ) -> Result<(), TrainError> {
         let mut logits = Vec::new();
         let batches = loader.holdout();
-        self.holdout_bytes = batches.iter().map(batch_bytes).sum();
+        self.holdout_bytes = batches.iter().map(Batch::bytes).sum();
         for batch in &batches {
             if stop.load(Ordering::Relaxed) {
                 self.interrupted = true;
@@ -284,7 +281,7 @@ impl<'a> Progress<'a> {
 
     fn into_report(self, model: &Dlrm, loader: &Loader) -> RunReport {
         let metric_bytes = self.window.bytes() + self.heldout.bytes() + self.histogram.bytes();
-        let batch_bytes = self.largest_batch * Loader::BATCHES_IN_FLIGHT + self.holdout_bytes;
+        let batch_bytes = loader.buffer_bytes() + self.holdout_bytes;
         RunReport {
             rows: self.losses.rows(),
             holdout_rows: self.heldout.rows(),
@@ -328,11 +325,6 @@ pub fn mean_live_dims(table: &TableStats) -> f64 {
         .map(|(chunks, rows)| rows * (chunks * table.chunk_dim).min(table.dim) as u64)
         .sum();
     dims as f64 / table.rows as f64
-}
-
-fn batch_bytes(batch: &Batch) -> u64 {
-    let floats = batch.labels.capacity() + batch.dense.capacity();
-    (floats * size_of::<f32>() + batch.keys.capacity() * size_of::<u64>()) as u64
 }
 
 /// Rows per second; 0 when no time passed.

@@ -486,7 +486,7 @@ pub(super) mod tests {
 
     pub(crate) fn report() -> Report {
         let json = serde_json::json!({
-            "program": "dimslab 0.0.0", "rows": 1000, "holdout_rows": 0, "auc": null, "logloss": null, "ne": null,
+            "program": "dimslab 0.0.0", "rows": 1000, "holdout_rows": 0, "auc": null, "reachable_auc": null, "logloss": null, "ne": null,
             "progressive": {"auc": 0.69, "logloss": 0.51, "ne": null}, "ctr": 0.2, "samples_per_s": 1.0,
             "wall_s": 1.0, "seed": 7, "threads": 1,
             "bytes": {"budget": 2000, "peak": 1600, "held": 1500, "resident": 0, "allocated": 0, "active": 0,

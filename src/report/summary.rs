@@ -30,6 +30,8 @@ pub struct Report {
     pub holdout_rows: u64,
     /// Held-out AUC.
     pub auc: Option<f64>,
+    /// Held-out AUC of the law that labelled the embedded stream: what no model can beat but by chance.
+    pub reachable_auc: Option<f64>,
     /// Held-out log-loss in nats.
     pub logloss: Option<f64>,
     /// Held-out normalised entropy.
@@ -146,6 +148,8 @@ pub struct ReportContext {
     pub threads: usize,
     /// The resolved configuration.
     pub config: serde_json::Value,
+    /// Held-out AUC of the law that labelled the stream, where it is known.
+    pub reachable_auc: Option<f64>,
     /// Memory of the process before the store was made.
     pub before: ProcessMemory,
     /// Memory of the process after the run.
@@ -165,6 +169,7 @@ impl Report {
             rows: run.rows,
             holdout_rows: run.holdout_rows,
             auc: run.heldout.auc,
+            reachable_auc: context.reachable_auc.filter(|_| run.heldout.auc.is_some()),
             logloss: run.heldout.logloss,
             ne: run.heldout.ne,
             progressive: run.progressive,
