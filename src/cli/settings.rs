@@ -37,6 +37,8 @@ pub(crate) mod defaults {
     pub(crate) const EMBEDDED_ROWS: u64 = 300_000;
     /// Of the embedded stream one row in so many, at its end, is held out.
     pub(crate) const EMBEDDED_HOLDOUT_SHARE: u64 = 10;
+    /// But no more than so many: held-out rows stay in memory.
+    pub(crate) const EMBEDDED_HOLDOUT_MAX: u64 = 100_000;
 
     /// Learning rate of the embeddings.
     pub(crate) const fn lr(optimizer: OptimizerName) -> f64 {
@@ -85,19 +87,19 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(crate) optimizer: Option<OptimizerName>,
     /// Learning rate of the embeddings [default: 0.01; sgd 0.1; adam 0.001]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
     /// What stands for dimensions that a row does not hold [default: zero]
     #[arg(long)]
     pub(crate) fallback: Option<FallbackName>,
     /// New rows start uniform within plus and minus this [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X")]
     pub(crate) init_bound: Option<f64>,
     /// Update rule of the dense layers [default: adagrad]
     #[arg(long)]
     pub(crate) dense_optimizer: Option<DenseOptimizerName>,
     /// Learning rate of the dense layers [default: 0.01; sgd 0.1]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) dense_lr: Option<f64>,
     /// Hidden layers of the bottom network, or none [default: 64,32]
     #[arg(long, value_name = "SIZES")]
@@ -230,7 +232,8 @@ impl Settings {
         let embedded = data.is_empty();
         let rows = self.rows.or(embedded.then_some(defaults::EMBEDDED_ROWS));
         let holdout = match rows {
-            Some(rows) if embedded => (rows / defaults::EMBEDDED_HOLDOUT_SHARE) as usize,
+            Some(rows) if embedded => (rows / defaults::EMBEDDED_HOLDOUT_SHARE)
+                .min(defaults::EMBEDDED_HOLDOUT_MAX) as usize,
             _ => defaults::HOLDOUT,
         };
         let optimizer = self.optimizer.unwrap_or(defaults::OPTIMIZER);

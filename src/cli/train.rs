@@ -127,7 +127,9 @@ impl Session {
         if let Some(out) = &settings.out {
             text += &format!("\nreport   {}", out.join("report.html").display());
         }
-        let printed = print::line(&text);
+        // A run that failed before its first step has nothing to show but the error.
+        let nothing = run.error.is_some() && run.report.rows == 0;
+        let printed = if nothing { Ok(()) } else { print::line(&text) };
         match run.error {
             Some(error) => Err(error),
             None if run.report.interrupted => Ok(Ended::Interrupted),
