@@ -1,1 +1,4 @@
 //! Embedding storage for training recommenders in bounded memory.
+
+#[cfg(feature = "train")]
+pub mod data;
