@@ -2,3 +2,25 @@
 
 #[cfg(feature = "train")]
 pub mod data;
+mod budget;
+mod chain;
+mod config;
+mod directory;
+mod error;
+mod id;
+mod importance;
+mod optim;
+mod reclaim;
+mod region;
+mod rowcopy;
+mod scratch;
+mod sequence;
+#[doc(hidden)]
+pub mod simd;
+mod sketch;
+mod slab;
+mod sync;
+
+pub use config::{Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
+pub use error::{ConfigError, StoreError, Violation};
+pub use id::TableId;
