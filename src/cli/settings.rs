@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::FiitedConfig;
 use crate::cli::error::CliError;
 use crate::cli::values::{
     ByteSize, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
@@ -83,6 +84,24 @@ pub(crate) struct Settings {
     /// Who decides which rows keep their dimensions [default: fiited]
     #[arg(long)]
     pub(crate) policy: Option<PolicyName>,
+    /// fiited: the part of a utility that is left after each step [default: 0.9998]
+    #[arg(long, value_name = "X")]
+    pub(crate) decay: Option<f32>,
+    /// fiited: steps between two pruning rounds [default: 500]
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) period: Option<u64>,
+    /// fiited: steps before the first round that the budget does not force [default: 100]
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) warmup: Option<u64>,
+    /// fiited: by which part a missing chunk must beat the threshold [default: 0.2]
+    #[arg(long, value_name = "X")]
+    pub(crate) hysteresis: Option<f32>,
+    /// fiited: part of the budget that a round leaves free [default: 0.04]
+    #[arg(long, value_name = "X")]
+    pub(crate) headroom: Option<f32>,
+    /// fiited: part of the budget for the sketch of rows not admitted [default: 0.03125]
+    #[arg(long, value_name = "X")]
+    pub(crate) sketch: Option<f32>,
     /// Update rule of the embeddings [default: adagrad]
     #[arg(long)]
     pub(crate) optimizer: Option<OptimizerName>,
@@ -157,6 +176,8 @@ pub(crate) struct Resolved {
     /// `None` while a comparison has not set it for its runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<PolicyName>,
+    #[serde(flatten)]
+    pub(crate) fiited: FiitedSettings,
     pub(crate) optimizer: OptimizerName,
     pub(crate) lr: f64,
     pub(crate) fallback: FallbackName,
@@ -180,6 +201,30 @@ pub(crate) struct Resolved {
         serialize_with = "path_as_text"
     )]
     pub(crate) out: Option<PathBuf>,
+}
+
+/// Settings of the policy `fiited`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct FiitedSettings {
+    decay: f32,
+    period: u64,
+    warmup: u64,
+    hysteresis: f32,
+    headroom: f32,
+    sketch: f32,
+}
+
+impl From<FiitedSettings> for FiitedConfig {
+    fn from(settings: FiitedSettings) -> FiitedConfig {
+        FiitedConfig {
+            decay: settings.decay,
+            period_steps: settings.period,
+            warmup_steps: settings.warmup,
+            hysteresis: settings.hysteresis,
+            headroom: settings.headroom,
+            sketch: settings.sketch,
+        }
+    }
 }
 
 /// Reads a configuration file: TOML with the keys of [`Settings`].
@@ -212,7 +257,7 @@ macro_rules! prefer {
 impl Settings {
     /// These settings, with those of `file` where these say nothing.
     pub(crate) fn over(self, file: Settings) -> Settings {
-        prefer!(self, file: data, format, columns, dim, chunk, budget, policy, optimizer, lr, fallback, init_bound,
+        prefer!(self, file: data, format, columns, dim, chunk, budget, policy, decay, period, warmup, hysteresis, headroom, sketch, optimizer, lr, fallback, init_bound,
             dense_optimizer, dense_lr, bottom, top, batch, threads, seed, holdout, rows, deterministic,
             skip_bad_lines, window, out)
     }
@@ -238,8 +283,18 @@ impl Settings {
         };
         let optimizer = self.optimizer.unwrap_or(defaults::OPTIMIZER);
         let dense_optimizer = self.dense_optimizer.unwrap_or(defaults::DENSE_OPTIMIZER);
+        let fiited = FiitedConfig::default();
+        let fiited = FiitedSettings {
+            decay: self.decay.unwrap_or(fiited.decay),
+            period: self.period.unwrap_or(fiited.period_steps),
+            warmup: self.warmup.unwrap_or(fiited.warmup_steps),
+            hysteresis: self.hysteresis.unwrap_or(fiited.hysteresis),
+            headroom: self.headroom.unwrap_or(fiited.headroom),
+            sketch: self.sketch.unwrap_or(fiited.sketch),
+        };
         let resolved = Resolved {
             data,
+            fiited,
             format: self.format.unwrap_or(defaults::FORMAT),
             columns: self.columns,
             dim: self.dim.unwrap_or(defaults::DIM),

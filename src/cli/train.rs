@@ -16,14 +16,14 @@ use crate::report::{
     reset_process_peak,
 };
 use crate::sync::AtomicBool;
-use crate::{Fallback, FiitedConfig, Init, Optimizer, Policy, Store, StoreConfig, TableConfig};
+use crate::{Fallback, Init, Optimizer, Policy, Store, StoreConfig, TableConfig};
 
 /// Budget of a comparison's full-size run: a limit that the embedded stream stays far below.
 const FULL_SIZE_BUDGET: ByteSize = ByteSize(4 << 30);
 /// The budgeted run of a comparison gets one byte in so many of those the full-size run held.
 const COMPARISON_SHARE: u64 = 10;
 
-const ADAGRAD_EPS: f32 = 1e-10;
+const ADAGRAD_EPS: f32 = 1e-8;
 const ADAGRAD_INITIAL_ACCUMULATOR: f32 = 0.0;
 const ADAM_BETA1: f32 = 0.9;
 const ADAM_BETA2: f32 = 0.999;
@@ -252,7 +252,7 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
             .fallback(fallback)
     });
     let policy = match settings.policy.unwrap_or(defaults::POLICY) {
-        PolicyName::Fiited => Policy::Fiited(FiitedConfig::default()),
+        PolicyName::Fiited => Policy::Fiited(settings.fiited.into()),
         PolicyName::None => Policy::None,
     };
     let config = StoreConfig::new(settings.budget.unwrap_or(defaults::BUDGET).0)
