@@ -6,6 +6,7 @@ mod error;
 mod inspect;
 mod print;
 mod progress;
+mod resolved;
 mod settings;
 mod signal;
 mod source;

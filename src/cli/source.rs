@@ -7,7 +7,8 @@ use std::path::Path;
 use flate2::write::GzEncoder;
 
 use crate::cli::error::CliError;
-use crate::cli::settings::{Resolved, defaults};
+use crate::cli::resolved::Resolved;
+use crate::cli::settings::defaults;
 use crate::cli::values::Format;
 use crate::cli::{Ended, GenerateArgs};
 use crate::data::{

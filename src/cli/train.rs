@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
-use crate::cli::settings::{Resolved, Settings, defaults, read_config};
+use crate::cli::resolved::Resolved;
+use crate::cli::settings::{Settings, defaults, read_config};
 use crate::cli::values::{ByteSize, DenseOptimizerName, FallbackName, OptimizerName, PolicyName};
 use crate::cli::{Ended, TrainArgs, print, signal, source};
 use crate::data::Schema;

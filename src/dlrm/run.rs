@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, DataError, Loader};
 use crate::dlrm::metrics::{HistogramAuc, LossSums, Metrics, Scored};
 use crate::dlrm::{Dlrm, TrainError};
 use crate::sync::{AtomicBool, Ordering};
@@ -113,13 +113,24 @@ pub struct RunReport {
     pub buffer_bytes: u64,
 }
 
+/// What can end a run early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The reader's error.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A training step's error.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
 /// A run that ended in an error, with the report up to there.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct RunFailure {
     /// What went wrong.
     #[source]
-    pub error: TrainError,
+    pub error: RunError,
     /// The report of all rows before the error.
     pub so_far: Box<RunReport>,
 }
@@ -198,7 +209,7 @@ impl<'a> Progress<'a> {
         loader: &mut Loader,
         stop: &AtomicBool,
         on_window: &mut dyn FnMut(&Window),
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), RunError> {
         let mut logits = Vec::new();
         loop {
             // Relaxed: the flag alone matters, it publishes no other data.
@@ -255,7 +266,7 @@ impl<'a> Progress<'a> {
         model: &mut Dlrm,
         loader: &mut Loader,
         stop: &AtomicBool,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), RunError> {
         let mut logits = Vec::new();
         let batches = loader.holdout();
         self.holdout_bytes = batches.iter().map(Batch::bytes).sum();

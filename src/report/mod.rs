@@ -10,6 +10,7 @@
 //! but for the fields of [`VARIES`]: times, the number of threads, and what the operating system counts.
 
 mod chart;
+mod curves;
 mod dir;
 mod html;
 mod process;
