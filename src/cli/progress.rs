@@ -29,8 +29,8 @@ impl Progress {
             None => ProgressBar::new_spinner(),
         };
         let template = match rows {
-            Some(_) => "{prefix:>9} [{elapsed}] {bar:30} {human_pos}/{human_len} rows  {msg}",
-            None => "{prefix:>9} [{elapsed}] {spinner} {human_pos} rows  {msg}",
+            Some(_) => "{prefix:>9} {bar:12} {percent:>3} %  {human_pos} rows  {wide_msg}",
+            None => "{prefix:>9} {spinner} [{elapsed}]  {human_pos} rows  {wide_msg}",
         };
         // The templates are fixed; a library that refused them would leave its own style.
         if let Ok(style) = ProgressStyle::with_template(template) {

@@ -12,6 +12,11 @@ use crate::cli::values::{
 };
 use crate::dlrm::run::RunConfig;
 
+/// Largest hidden layer.
+const LAYER_MAX: usize = 16_384;
+/// Most rows of a window: 128 MiB.
+const WINDOW_MAX: u64 = 1 << 24;
+
 /// Settings with every default filled in.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -165,6 +170,23 @@ impl Resolved {
                 self.init_bound
             )));
         }
+        for (name, layers) in [("bottom", &self.bottom), ("top", &self.top)] {
+            if let Some(size) = layers
+                .0
+                .iter()
+                .find(|&size| !(1..=LAYER_MAX).contains(size))
+            {
+                return Err(CliError::input(format!(
+                    "--{name}: a layer of {size} is not possible, give 1 to {LAYER_MAX}"
+                )));
+            }
+        }
+        if self.window > WINDOW_MAX {
+            return Err(CliError::input(format!(
+                "--window {}: its rows stay in memory, give at most {WINDOW_MAX}",
+                self.window
+            )));
+        }
         for (name, value) in [
             ("batch", self.batch as u64),
             ("threads", self.threads as u64),
@@ -276,6 +298,9 @@ mod tests {
             ("batch = 0", "--batch"),
             ("threads = 0", "--threads"),
             ("window = 0", "--window"),
+            ("window = 99999999999", "--window"),
+            ("bottom = [8, 0]", "--bottom"),
+            ("top = [99999999999]", "--top"),
             ("lr = -1.0", "--lr"),
             ("dense-lr = nan", "--dense-lr"),
             ("rows = 100\nholdout = 100", "--holdout"),

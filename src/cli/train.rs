@@ -108,6 +108,9 @@ impl Session {
         }
         let tenth = ByteSize(full.report.bytes.held / COMPARISON_SHARE);
         let budgeted_settings = of(PolicyName::Fiited, settings.budget.unwrap_or(tenth));
+        // Before the first run of a process there is nothing to forget, and the peak that the system tells at the end
+        // (such as /usr/bin/time) stays the whole truth.
+        reset_process_peak();
         let budgeted = self.run(&budgeted_settings, settings.out.as_deref(), "budgeted")?;
         let text = format!(
             "{}\nfull-size\n{}\nbudgeted\n{}",
@@ -122,6 +125,9 @@ impl Session {
     fn close(&self, run: Finished, text: &str, settings: &Resolved) -> Result<Ended, CliError> {
         let skipped = run.report.skipped_lines;
         let mut text = text.to_owned();
+        if run.report.interrupted {
+            text += "\ninterrupted: this is the report up to there";
+        }
         if skipped > 0 {
             text += &format!("\n{skipped} malformed lines were skipped");
         }
@@ -146,7 +152,6 @@ impl Session {
         label: &str,
     ) -> Result<Finished, CliError> {
         let mut dir = out.map(RunDir::open).transpose().map_err(CliError::input)?;
-        reset_process_peak();
         let before = process_memory();
         let mut loader = source::loader(settings)?;
         let store = store(settings, loader.schema())?;
@@ -193,13 +198,14 @@ impl Session {
 }
 
 fn context(settings: &Resolved, before: ProcessMemory) -> Result<ReportContext, CliError> {
+    let after = process_memory(); // before anything else here takes memory of its own
     Ok(ReportContext {
         seed: settings.seed,
         threads: settings.threads,
         config: settings.to_json()?,
         reachable_auc: source::reachable_auc(settings)?,
         before,
-        after: process_memory(),
+        after,
     })
 }
 

@@ -232,7 +232,7 @@ mod tests {
     fn layers_are_lists_or_none() {
         assert_eq!("64, 32".parse(), Ok(Layers(vec![64, 32])));
         assert_eq!("none".parse(), Ok(Layers(Vec::new())));
-        for text in ["", "64,", "0", "64,x"] {
+        for text in ["", "64,", "-1", "64,x"] {
             assert!(text.parse::<Layers>().is_err(), "{text}");
         }
     }
