@@ -13,6 +13,8 @@ pub(crate) struct Budget {
     urgent: u64,
     held: AtomicU64,
     peak: AtomicU64,
+    /// Held bytes that only wait for their last reader before they are released.
+    awaiting: AtomicU64,
 }
 
 /// A reservation that would have crossed the limit.
@@ -25,7 +27,10 @@ pub(crate) struct OverBudget {
 
 impl Budget {
     pub(crate) fn new(limit: u64) -> Self {
-        Budget { limit, urgent: (limit / 64).min(256 << 10), held: AtomicU64::new(0), peak: AtomicU64::new(0) }
+        Budget {
+            limit,
+            urgent: (limit / 64).min(256 << 10),
+            held: AtomicU64::new(0), peak: AtomicU64::new(0), awaiting: AtomicU64::new(0) }
     }
 
     pub(crate) fn limit(&self) -> u64 {
@@ -73,6 +78,22 @@ impl Budget {
                 Err(current) => held = current,
             }
         }
+    }
+
+    /// Notes that held bytes are retired and will be released.
+    pub(crate) fn retire(&self, bytes: u64) {
+        self.awaiting.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Releases bytes that were noted by [`retire`](Self::retire).
+    pub(crate) fn release_retired(&self, bytes: u64) {
+        self.release(bytes);
+        self.awaiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes retired and not yet released.
+    pub(crate) fn awaiting(&self) -> u64 {
+        self.awaiting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn release(&self, bytes: u64) {

@@ -14,7 +14,6 @@
 use crate::config::Optimizer;
 use crate::directory::Probe;
 use crate::id::{ChunkIndex, Info};
-use crate::optim::PAYLOAD_MAX;
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
 use crate::slab::Slab;
@@ -61,6 +60,12 @@ impl RowLayout {
 
     pub(crate) fn tail_words(&self) -> usize {
         TAIL_PAYLOAD + self.payload
+    }
+
+    /// Words of weights and state of one chunk.
+    #[inline]
+    pub(crate) fn payload_words(&self) -> usize {
+        self.payload
     }
 
     /// The dimensions of a chunk.
@@ -256,6 +261,12 @@ impl<'s> Chains<'s> {
         sequence::start(record);
     }
 
+    /// Gives back a head that was written and could not be published.
+    pub(crate) fn discard_head(&self, head: ChunkIndex) {
+        sequence::end_unpublished(self.heads.record(head));
+        self.heads.free(head);
+    }
+
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
     pub(crate) fn grow(&self, claim: &Claim<'s>, tail: ChunkIndex, chunk: &NewChunk<'_>) {
         let record = self.tails.record(tail);
@@ -267,14 +278,16 @@ impl<'s> Chains<'s> {
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became
-    /// free. If no chunk is left, the row is killed: the caller takes it out of the directory and retires its head.
+    /// free, then `left` with the number of chunks that stay. If none is left, the row is killed: the caller takes it
+    /// out of the directory and retires its head.
     pub(crate) fn shrink(
         &self,
         mut claim: Claim<'s>,
         drop: impl Fn(Info) -> bool,
         mut retire: impl FnMut(ChunkIndex),
+        left: impl FnOnce(usize),
     ) -> Shrunk {
-        let mut taken = 0;
+        let (mut taken, mut stay) = (0, 0);
         let mut link = &claim.record[HEAD_LINK];
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             let record = self.tails.record(tail);
@@ -284,23 +297,23 @@ impl<'s> Chains<'s> {
                 taken += 1;
             } else {
                 link = &record[TAIL_LINK];
+                stay += 1;
             }
         }
         if !drop(Info::unpack(claim.record[HEAD_INFO].load(Ordering::Relaxed))) {
+            left(stay + 1);
             return Shrunk { taken, row_gone: false };
         }
         taken += 1;
+        left(stay);
         let Some(tail) = ChunkIndex::from_raw(claim.record[HEAD_LINK].load(Ordering::Relaxed)) else {
             claim.kill();
             return Shrunk { taken, row_gone: true };
         };
         // The head record stays, so the next chunk's content moves into it.
         let record = self.tails.record(tail);
+        copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
-        let mut payload = [0f32; PAYLOAD_MAX];
-        let payload = &mut payload[..self.layout.payload];
-        rowcopy::load(&record[TAIL_PAYLOAD..], payload);
-        rowcopy::store(payload, &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
         retire(tail);
         Shrunk { taken, row_gone: false }
@@ -338,7 +351,7 @@ impl<'s> Chains<'s> {
 
 fn copy_words(from: &[AtomicU32], to: &[AtomicU32]) {
     for (from, to) in from.iter().zip(to) {
-        // Relaxed: under the claim, into a record nobody else can reach yet.
+        // Relaxed: under the claim.
         to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

@@ -56,6 +56,9 @@ pub enum ConfigError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The system would not start a thread.
+    #[error("cannot start the pruning thread: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A call that the store cannot carry out.
@@ -140,9 +143,6 @@ pub enum StoreError {
         /// The legal values.
         expected: &'static str,
     },
-    /// The system would not start a thread.
-    #[error("cannot start the pruning thread: {0}")]
-    Thread(#[source] std::io::Error),
 }
 
 /// A broken invariant, found by [`Store::validate`](crate::Store::validate): a defect of this crate.

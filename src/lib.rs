@@ -19,8 +19,14 @@ mod sequence;
 pub mod simd;
 mod sketch;
 mod slab;
+#[cfg(not(loom))]
+mod store;
 mod sync;
 
 pub use config::{Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
+#[cfg(not(loom))]
+pub use store::{
+    Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats,
+};

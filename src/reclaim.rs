@@ -25,6 +25,11 @@ impl Slabs {
         self.slabs.iter()
     }
 
+    /// Bytes of free records in superblocks that are ours.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.slabs.iter().map(|slab| slab.occupancy().map(|(_, free)| u64::from(free)).sum::<u64>() * slab.record_bytes()).sum()
+    }
+
     /// Bytes of records that are retired and not yet free.
     pub(crate) fn retired_bytes(&self) -> u64 {
         self.retired.load(Ordering::Relaxed)
@@ -110,11 +115,17 @@ mod collector {
             guard
         }
 
-        /// Runs what is due, as far as pinned threads let it.
-        pub(crate) fn collect(self: &Arc<Self>) {
-            // The epoch must advance twice past the retirement, and one flush advances it at most once; a few more
-            // drain bags of other threads.
-            for _ in 0..4 {
+        /// Runs what is due until `done`, or until a pinned thread keeps it from going on.
+        pub(crate) fn collect(self: &Arc<Self>, mut outstanding: impl FnMut() -> u64) {
+            let (mut least, mut idle) = (u64::MAX, 0);
+            // The epoch must advance twice past a retirement, and a flush advances it at most once and runs a few bags.
+            while idle < 8 {
+                let now = outstanding();
+                if now == 0 {
+                    return;
+                }
+                idle = if now < least { 0 } else { idle + 1 };
+                least = least.min(now);
                 self.pin().flush();
             }
         }

@@ -15,9 +15,18 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
+    fn width_bits(bytes: u64) -> u32 {
+        (bytes / (4 * DEPTH as u64)).clamp(8, 1 << 30).ilog2()
+    }
+
+    /// Bytes that a sketch made with `new(bytes)` takes.
+    pub(crate) fn bytes_for(bytes: u64) -> u64 {
+        (4 * DEPTH as u64) << Self::width_bits(bytes)
+    }
+
     /// A sketch of at most `bytes` bytes, but at least 64.
     pub(crate) fn new(bytes: u64) -> Sketch {
-        let width_bits = (bytes / (4 * DEPTH as u64)).clamp(8, 1 << 30).ilog2();
+        let width_bits = Self::width_bits(bytes);
         Sketch { counters: (0..DEPTH << width_bits).map(|_| AtomicU32::new(0)).collect(), width_bits }
     }
 

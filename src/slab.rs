@@ -70,6 +70,11 @@ impl Superblocks {
         &self.region
     }
 
+    /// Bytes of address space.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        u64::from(self.region.superblocks()) * self.region.superblock_bytes()
+    }
+
     pub(crate) fn committed_bytes(&self) -> u64 {
         self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
     }
@@ -223,8 +228,21 @@ impl Slab {
         Ok(self.index(magazine.superblock, magazine.word * 32 + bit))
     }
 
+    /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
+    pub(crate) fn alloc_existing(&self, magazine: &mut Magazine, guard: &Guard) -> Option<ChunkIndex> {
+        if magazine.bits == 0 && !self.refill_existing(magazine, guard) {
+            return None;
+        }
+        self.alloc(magazine, guard).ok()
+    }
+
     #[cold]
-    fn refill(&self, magazine: &mut Magazine, _guard: &Guard) -> Result<(), AllocError> {
+    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<(), AllocError> {
+        if self.refill_existing(magazine, guard) { Ok(()) } else { self.commit(magazine) }
+    }
+
+    /// Takes a word of free slots from the lowest superblock that has one.
+    fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
         for (position, available) in self.available.iter().enumerate() {
             // Acquire: pairs with the Release in `offer` and `commit`, so the superblock is ours and its bits are set.
             let mut candidates = available.load(Ordering::Acquire);
@@ -232,16 +250,16 @@ impl Slab {
                 let superblock = position as u32 * 64 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
                 if self.owns(superblock) && self.take_word(superblock, magazine) {
-                    return Ok(());
+                    return true;
                 }
                 self.withdraw(superblock);
                 if self.owns(superblock) && self.take_word(superblock, magazine) {
                     self.offer(superblock);
-                    return Ok(());
+                    return true;
                 }
             }
         }
-        self.commit(magazine)
+        false
     }
 
     /// Whether the superblock is ours and not retired. Acquire: pairs with the Release in `retire_superblock` through
@@ -310,6 +328,12 @@ impl Slab {
         if self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) & EVACUATING == 0 {
             self.offer(superblock);
         }
+    }
+
+    /// Whether a slot is marked free.
+    pub(crate) fn is_free(&self, index: ChunkIndex) -> bool {
+        let slot = self.slot_of(index);
+        self.free_bits(self.superblock_of(index))[slot as usize / 32].load(Ordering::Relaxed) >> (slot % 32) & 1 == 1
     }
 
     /// Number of free slots of a superblock of ours.

@@ -227,13 +227,14 @@ impl Directory {
         }
         let (budget, bytes, address) = (Arc::clone(&self.budget), segment.bytes(), &raw const *segment);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.retire(bytes);
         let retired = Shared::from(address);
         // SAFETY: no slot leads here any more, and only the thread that published the replacement comes here, once.
         // The closure owns the segment and a share of the budget, both Send.
         unsafe {
             guard.defer_unchecked(move || {
                 drop(retired.into_owned());
-                budget.release(bytes);
+                budget.release_retired(bytes);
             });
         }
     }
