@@ -2,3 +2,6 @@
 
 #[doc(hidden)]
 pub mod simd;
+
+#[cfg(feature = "train")]
+pub mod dlrm;
