@@ -9,14 +9,14 @@ use dimslab::dlrm::{DenseInput, DenseNet, DenseOptimizer, DlrmConfig};
 use twin::{Numbers, Sample, Twin, relative_error};
 
 /// A model, its twin with the same parameters, and a batch in both forms.
-pub struct Pair {
-    pub net: DenseNet,
-    pub twin: Twin,
-    pub rows: usize,
-    pub dense: Vec<f32>,
-    pub embeddings: Vec<f32>,
-    pub labels: Vec<f32>,
-    pub samples: Vec<Sample>,
+struct Pair {
+    net: DenseNet,
+    twin: Twin,
+    rows: usize,
+    dense: Vec<f32>,
+    embeddings: Vec<f32>,
+    labels: Vec<f32>,
+    samples: Vec<Sample>,
 }
 
 struct Shape {

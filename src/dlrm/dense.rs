@@ -71,6 +71,8 @@ pub struct DenseNet {
     workers: Workers,
     /// How the last batch was cut.
     last: Cut,
+    /// Whether the last pass went back, so that there are gradients of that batch.
+    went_back: bool,
 }
 
 /// How a batch is cut: shards of `shard_rows`, the last perhaps shorter.
@@ -170,6 +172,7 @@ impl DenseNet {
             workspaces: (0..workers.count()).map(|_| Mutex::default()).collect(),
             workers,
             last: Cut::default(),
+            went_back: false,
         })
     }
 
@@ -224,14 +227,11 @@ impl DenseNet {
         Ok(loss)
     }
 
-    /// Moves the parameters along the gradients of the last [`backward`](Self::backward).
+    /// Moves the parameters along the gradients of the last [`backward`](Self::backward); without one, does
+    /// nothing.
     pub fn update(&mut self) {
         let (optimizer, kernels) = (self.optimizer, self.kernels);
-        let Some(first) = self
-            .shards
-            .first()
-            .filter(|shard| !shard.gradients.is_empty())
-        else {
+        let Some(first) = self.shards.first().filter(|_| self.went_back) else {
             return;
         };
         let mut states = self.state.chunks_mut(UPDATE_PIECE);
@@ -248,7 +248,8 @@ impl DenseNet {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Batch`] if there is no such feature or `out` is not `rows · dim` long.
+    /// [`TrainError::Batch`] if there is no such feature, `out` is not `rows · dim` long, or the last pass was
+    /// [`forward`](Self::forward) alone.
     pub fn copy_embedding_gradient(
         &self,
         feature: usize,
@@ -261,6 +262,11 @@ impl DenseNet {
             return Err(TrainError::Batch(format!(
                 "feature {feature} is asked for and there are {n_features}"
             )));
+        }
+        if !self.went_back {
+            return Err(TrainError::Batch(
+                "gradients are asked for and the last pass was forward only".to_string(),
+            ));
         }
         super::expect_len("an embedding gradient", out.len(), self.last.rows * dim)?;
         let vectors = self.interaction.vectors();
@@ -362,6 +368,7 @@ impl DenseNet {
             Cut::new(input.rows)
         };
         self.last = cut;
+        self.went_back = labels.is_some();
         if self.shards.len() < cut.shards {
             self.shards.resize_with(cut.shards, Shard::default);
         }

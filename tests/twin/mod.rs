@@ -3,25 +3,25 @@
 
 /// One linear layer, `y = w·x + b`.
 #[derive(Clone)]
-pub struct Linear {
-    pub w: Vec<Vec<f64>>,
-    pub b: Vec<f64>,
+pub(crate) struct Linear {
+    pub(crate) w: Vec<Vec<f64>>,
+    pub(crate) b: Vec<f64>,
 }
 
 /// The model, and at the same time the shape in which gradients come back.
 #[derive(Clone)]
-pub struct Twin {
-    pub bottom: Vec<Linear>,
-    pub top: Vec<Linear>,
-    pub has_dense: bool,
+pub(crate) struct Twin {
+    pub(crate) bottom: Vec<Linear>,
+    pub(crate) top: Vec<Linear>,
+    pub(crate) has_dense: bool,
 }
 
 /// A batch: `dense[row][feature]`, `embeddings[feature][row][dimension]`.
 #[derive(Clone)]
-pub struct Sample {
-    pub dense: Vec<f64>,
-    pub vectors: Vec<Vec<f64>>,
-    pub label: f64,
+pub(crate) struct Sample {
+    pub(crate) dense: Vec<f64>,
+    pub(crate) vectors: Vec<Vec<f64>>,
+    pub(crate) label: f64,
 }
 
 impl Linear {
@@ -58,7 +58,7 @@ struct Trace {
 
 impl Twin {
     /// Reads the flat parameters in the order bottom to top, weight (row by row) before bias.
-    pub fn from_flat(bottom: &[usize], top: &[usize], flat: &[f64]) -> Self {
+    pub(crate) fn from_flat(bottom: &[usize], top: &[usize], flat: &[f64]) -> Self {
         let mut flat = flat.iter().copied();
         let mut mlp = |sizes: &[usize]| {
             let mut layers = Vec::new();
@@ -83,7 +83,7 @@ impl Twin {
     }
 
     /// Names and flat values of every tensor, in the order of [`from_flat`](Self::from_flat).
-    pub fn tensors(&self) -> Vec<(String, Vec<f64>)> {
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<f64>)> {
         let mut all = Vec::new();
         for (name, mlp) in [("bottom", &self.bottom), ("top", &self.top)] {
             for (i, layer) in mlp.iter().enumerate() {
@@ -94,7 +94,7 @@ impl Twin {
         all
     }
 
-    pub fn flat(&self) -> Vec<f64> {
+    pub(crate) fn flat(&self) -> Vec<f64> {
         self.tensors()
             .into_iter()
             .flat_map(|(_, values)| values)
@@ -147,12 +147,12 @@ impl Twin {
         }
     }
 
-    pub fn logit(&self, sample: &Sample) -> f64 {
+    pub(crate) fn logit(&self, sample: &Sample) -> f64 {
         self.trace(sample).logit
     }
 
     /// Mean binary cross-entropy, by its textbook form (logits here are small).
-    pub fn loss(&self, samples: &[Sample]) -> f64 {
+    pub(crate) fn loss(&self, samples: &[Sample]) -> f64 {
         let one = |sample: &Sample| {
             let p = 1.0 / (1.0 + (-self.logit(sample)).exp());
             -(sample.label * p.ln() + (1.0 - sample.label) * (1.0 - p).ln())
@@ -162,7 +162,7 @@ impl Twin {
 
     /// Gradients of the mean loss: by every parameter, in a model of the same shape, and by every sample's
     /// vectors.
-    pub fn gradients(&self, samples: &[Sample]) -> (Twin, Vec<Vec<Vec<f64>>>) {
+    pub(crate) fn gradients(&self, samples: &[Sample]) -> (Twin, Vec<Vec<Vec<f64>>>) {
         let mut sum = Twin {
             bottom: self.bottom.iter().map(Linear::zeros_like).collect(),
             top: self.top.iter().map(Linear::zeros_like).collect(),
@@ -193,9 +193,10 @@ impl Twin {
             let mut at = passed;
             for i in 0..n {
                 for j in 0..i {
-                    for d in 0..dim {
-                        dz[i][d] += flow[at] * trace.vectors[j][d];
-                        dz[j][d] += flow[at] * trace.vectors[i][d];
+                    for (d, (zi, zj)) in trace.vectors[i].iter().zip(&trace.vectors[j]).enumerate()
+                    {
+                        dz[i][d] += flow[at] * zj;
+                        dz[j][d] += flow[at] * zi;
                     }
                     at += 1;
                 }
@@ -238,17 +239,11 @@ fn back(
     dx
 }
 
-/// `acc += g²; w -= lr·g/(√acc + eps)` in double precision.
-pub fn adagrad(w: &mut f64, acc: &mut f64, g: f64, lr: f64, eps: f64) {
-    *acc += g * g;
-    *w -= lr * g / (acc.sqrt() + eps);
-}
-
 /// Numbers without a pattern, from -1 to 1: a counter, mixed (the finalizer of SplitMix64).
-pub struct Numbers(pub u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -257,17 +252,17 @@ impl Numbers {
     }
 
     /// Exactly representable in single precision, so that both models start from the same numbers.
-    pub fn next(&mut self) -> f32 {
+    pub(crate) fn next(&mut self) -> f32 {
         ((self.bits() >> 44) as f32 / (1u32 << 19) as f32) - 1.0
     }
 
-    pub fn vec(&mut self, len: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn vec(&mut self, len: usize, scale: f32) -> Vec<f32> {
         (0..len).map(|_| self.next() * scale).collect()
     }
 }
 
 /// `max |a - b| / max |b|`: how far a tensor is off, against its own size.
-pub fn relative_error(a: impl IntoIterator<Item = f64>, b: &[f64]) -> f64 {
+pub(crate) fn relative_error(a: impl IntoIterator<Item = f64>, b: &[f64]) -> f64 {
     let size = b.iter().fold(0.0f64, |size, b| size.max(b.abs()));
     let mut a = a.into_iter();
     let mut worst = 0.0f64;
