@@ -221,6 +221,7 @@ impl DenseNet {
             .sum::<f64>()
             / input.rows as f64;
         if !loss.is_finite() {
+            self.went_back = false;
             return Err(TrainError::Diverged { loss });
         }
         self.sum_gradients();
