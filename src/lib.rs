@@ -1,7 +1,32 @@
 //! Embedding storage for training recommenders in bounded memory.
 
+mod budget;
+mod chain;
+mod config;
+mod directory;
+#[cfg(all(feature = "train", not(loom)))]
+pub mod dlrm;
+mod error;
+mod id;
+mod importance;
+mod optim;
+mod reclaim;
+mod region;
+mod rowcopy;
+mod scratch;
+mod sequence;
 #[doc(hidden)]
 pub mod simd;
+mod sketch;
+mod slab;
+#[cfg(not(loom))]
+mod store;
+mod sync;
 
-#[cfg(feature = "train")]
-pub mod dlrm;
+pub use config::{Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
+pub use error::{ConfigError, StoreError, Violation};
+pub use id::TableId;
+#[cfg(not(loom))]
+pub use store::{
+    Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats,
+};

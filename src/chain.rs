@@ -1,0 +1,366 @@
+//! A row: its head record and the chain of further chunks behind it.
+//!
+//! ```text
+//! head  [ sequence | key low | key high | link | info | row state? | weights | state ]
+//! tail  [ link | info | weights | state ]          link: index of the next tail, 0 at the end
+//! ```
+//!
+//! The head's sequence word orders everything in the row, tails included: payloads are written, and chunks enter and
+//! leave the chain, under its claim. A row that went (evicted, removed, or moved to another head) is never live again
+//! under that index; whoever meets it asks the directory again.
+//!
+//! Records are reused only after a grace period, so under one pin an index that was found keeps meaning its row.
+
+use crate::config::Optimizer;
+use crate::directory::Probe;
+use crate::id::{ChunkIndex, Info};
+use crate::rowcopy;
+use crate::sequence::{self, Claim, Gone, Unclaimed};
+use crate::slab::Slab;
+use crate::sync::{AtomicU32, Ordering};
+
+/// Positions in a head record; the sequence word is at 0.
+const KEY: usize = 1;
+const HEAD_LINK: usize = 3;
+const HEAD_INFO: usize = 4;
+const ROW_STATE: usize = 5;
+/// Positions in a tail record.
+const TAIL_LINK: usize = 0;
+const TAIL_INFO: usize = 1;
+const TAIL_PAYLOAD: usize = 2;
+
+/// How the rows of a table are laid out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RowLayout {
+    pub(crate) dim: usize,
+    /// Dimensions of a chunk.
+    pub(crate) chunk: usize,
+    /// Chunks of a whole row.
+    pub(crate) chunks: usize,
+    /// Words of weights and state of one chunk.
+    payload: usize,
+    head_payload: usize,
+}
+
+impl RowLayout {
+    pub(crate) fn new(dim: usize, chunk: usize, optimizer: &Optimizer) -> RowLayout {
+        let chunk = chunk.min(dim);
+        RowLayout {
+            dim,
+            chunk,
+            chunks: dim.div_ceil(chunk),
+            payload: chunk + optimizer.chunk_state_words(chunk),
+            head_payload: ROW_STATE + optimizer.row_state_words(),
+        }
+    }
+
+    pub(crate) fn head_words(&self) -> usize {
+        self.head_payload + self.payload
+    }
+
+    pub(crate) fn tail_words(&self) -> usize {
+        TAIL_PAYLOAD + self.payload
+    }
+
+    /// Words of weights and state of one chunk.
+    #[inline]
+    pub(crate) fn payload_words(&self) -> usize {
+        self.payload
+    }
+
+    /// The dimensions of a chunk.
+    #[inline]
+    pub(crate) fn dims(&self, ordinal: usize) -> std::ops::Range<usize> {
+        ordinal * self.chunk..((ordinal + 1) * self.chunk).min(self.dim)
+    }
+}
+
+/// A set of ordinals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ordinals([u64; 4]);
+
+impl Ordinals {
+    #[inline]
+    pub(crate) fn insert(&mut self, ordinal: usize) {
+        self.0[ordinal / 64] |= 1 << (ordinal % 64);
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, ordinal: usize) -> bool {
+        self.0[ordinal / 64] >> (ordinal % 64) & 1 == 1
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+/// A chunk to make: its ordinal, the utility it starts with, and its weights and state.
+pub(crate) struct NewChunk<'a> {
+    pub(crate) info: Info,
+    pub(crate) payload: &'a [f32],
+}
+
+/// The rows of one table: their layout and the slabs their records are in.
+pub(crate) struct Chains<'s> {
+    pub(crate) layout: &'s RowLayout,
+    pub(crate) heads: &'s Slab,
+    pub(crate) tails: &'s Slab,
+}
+
+/// A chunk of a claimed row.
+pub(crate) struct Chunk<'s> {
+    /// `None` for the chunk in the head record.
+    pub(crate) tail: Option<ChunkIndex>,
+    info: &'s AtomicU32,
+    pub(crate) payload: &'s [AtomicU32],
+}
+
+impl Chunk<'_> {
+    #[inline]
+    pub(crate) fn info(&self) -> Info {
+        Info::unpack(self.info.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set_info(&self, info: Info) {
+        self.info.store(info.pack(), Ordering::Relaxed);
+    }
+}
+
+impl<'s> Chains<'s> {
+    /// Whether the record at `head` is a live row of `key`.
+    #[inline]
+    pub(crate) fn probe(&self, head: ChunkIndex, key: u64) -> Probe {
+        // Relaxed for the key: it was written before the index was published and stays while the row is live.
+        if self.key(head) != key {
+            return Probe::Other;
+        }
+        // If the row moved, the directory's word, changed before that, is seen next.
+        if sequence::is_live(self.heads.record(head)) { Probe::Found } else { Probe::Gone }
+    }
+
+    /// The key of the row at `head`.
+    #[inline]
+    pub(crate) fn key(&self, head: ChunkIndex) -> u64 {
+        let record = self.heads.record(head);
+        let (low, high) = (record[KEY].load(Ordering::Relaxed), record[KEY + 1].load(Ordering::Relaxed));
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Asks the processor for a head record.
+    #[inline]
+    pub(crate) fn prefetch_head(&self, head: ChunkIndex) {
+        rowcopy::prefetch_words(self.heads.record(head));
+    }
+
+    /// Asks the processor for the first tail of a row, once its head is near.
+    #[inline]
+    pub(crate) fn prefetch_tail(&self, head: ChunkIndex) {
+        if let Some(tail) = self.link(&self.heads.record(head)[HEAD_LINK]) {
+            rowcopy::prefetch_words(self.tails.record(tail));
+        }
+    }
+
+    #[inline]
+    fn link(&self, word: &AtomicU32) -> Option<ChunkIndex> {
+        // Relaxed: a reader that follows a link written after its copy began sees the sequence word change too (the
+        // writer's Release fence after the claim, the reader's Acquire fence before it looks again).
+        ChunkIndex::from_raw(word.load(Ordering::Relaxed)).filter(|&index| self.tails.contains(index))
+    }
+
+    /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and leaves the rest as it is.
+    ///
+    /// `clear` is called before each attempt, to put the fallback's values into `out`.
+    #[inline]
+    pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32], mut clear: impl FnMut(&mut [f32])) -> Result<Ordinals, Gone> {
+        let record = self.heads.record(head);
+        sequence::read(record, || {
+            clear(out);
+            self.copy_weights(record, out)
+        })
+    }
+
+    /// One attempt; `None` if what was met can only be a row in the middle of a change.
+    #[inline]
+    fn copy_weights(&self, record: &[AtomicU32], out: &mut [f32]) -> Option<Ordinals> {
+        let mut live = Ordinals::default();
+        let mut put = |info: &AtomicU32, payload: &[AtomicU32]| {
+            let ordinal = Info::unpack(info.load(Ordering::Relaxed)).ordinal as usize;
+            if ordinal >= self.layout.chunks || live.contains(ordinal) {
+                return None;
+            }
+            live.insert(ordinal);
+            let dims = self.layout.dims(ordinal);
+            rowcopy::load(&payload[..dims.len()], &mut out[dims]);
+            Some(())
+        };
+        put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
+        let mut link = &record[HEAD_LINK];
+        while let Some(tail) = self.link(link) {
+            let record = self.tails.record(tail);
+            link = &record[TAIL_LINK];
+            // A chain has no more chunks than ordinals, so this ends.
+            put(&record[TAIL_INFO], &record[TAIL_PAYLOAD..])?;
+        }
+        Some(live)
+    }
+
+    /// Claims the row if nobody has it.
+    #[inline]
+    pub(crate) fn try_claim(&self, head: ChunkIndex) -> Result<Claim<'s>, Unclaimed> {
+        sequence::try_claim(self.heads.record(head))
+    }
+
+    /// Claims the row, waiting for the bounded copy of whoever has it.
+    #[inline]
+    pub(crate) fn claim(&self, head: ChunkIndex) -> Result<Claim<'s>, Gone> {
+        sequence::claim(self.heads.record(head))
+    }
+
+    /// The chunks of a claimed row, the head's first.
+    #[inline]
+    pub(crate) fn chunks(&self, claim: &Claim<'s>) -> impl Iterator<Item = Chunk<'s>> + use<'_, 's> {
+        let (head, tails, payload) = (claim.record, self.tails, self.layout.head_payload);
+        let first = Chunk { tail: None, info: &head[HEAD_INFO], payload: &head[payload..] };
+        let mut next = ChunkIndex::from_raw(head[HEAD_LINK].load(Ordering::Relaxed));
+        let rest = std::iter::from_fn(move || {
+            let tail = next?;
+            let record = tails.record(tail);
+            next = ChunkIndex::from_raw(record[TAIL_LINK].load(Ordering::Relaxed));
+            Some(Chunk { tail: Some(tail), info: &record[TAIL_INFO], payload: &record[TAIL_PAYLOAD..] })
+        });
+        std::iter::once(first).chain(rest)
+    }
+
+    /// Which chunks a claimed row has.
+    pub(crate) fn ordinals(&self, claim: &Claim<'s>) -> Ordinals {
+        let mut live = Ordinals::default();
+        self.chunks(claim).for_each(|chunk| live.insert(chunk.info().ordinal as usize));
+        live
+    }
+
+    /// The word of state that the row has once, if its optimizer keeps one.
+    #[inline]
+    pub(crate) fn row_state<'c>(&self, claim: &'c Claim<'s>) -> Option<&'c AtomicU32> {
+        (self.layout.head_payload > ROW_STATE).then(|| &claim.record[ROW_STATE])
+    }
+
+    /// Writes a new row into a record that nobody else can reach yet.
+    pub(crate) fn init_head(&self, head: ChunkIndex, key: u64, row_state: f32, chunk: &NewChunk<'_>) {
+        let record = self.heads.record(head);
+        // Relaxed throughout: published with the index, by the directory's Release.
+        record[KEY].store(key as u32, Ordering::Relaxed);
+        record[KEY + 1].store((key >> 32) as u32, Ordering::Relaxed);
+        record[HEAD_LINK].store(0, Ordering::Relaxed);
+        record[HEAD_INFO].store(chunk.info.pack(), Ordering::Relaxed);
+        if self.layout.head_payload > ROW_STATE {
+            record[ROW_STATE].store(row_state.to_bits(), Ordering::Relaxed);
+        }
+        rowcopy::store(chunk.payload, &record[self.layout.head_payload..]);
+        sequence::start(record);
+    }
+
+    /// Gives back a head that was written and could not be published.
+    pub(crate) fn discard_head(&self, head: ChunkIndex) {
+        sequence::end_unpublished(self.heads.record(head));
+        self.heads.free(head);
+    }
+
+    /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
+    pub(crate) fn grow(&self, claim: &Claim<'s>, tail: ChunkIndex, chunk: &NewChunk<'_>) {
+        let record = self.tails.record(tail);
+        // Relaxed throughout: under the claim.
+        record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
+        rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
+        record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(tail.raw(), Ordering::Relaxed);
+    }
+
+    /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became
+    /// free, then `left` with the number of chunks that stay. If none is left, the row is killed: the caller takes it
+    /// out of the directory and retires its head.
+    pub(crate) fn shrink(
+        &self,
+        mut claim: Claim<'s>,
+        drop: impl Fn(Info) -> bool,
+        mut retire: impl FnMut(ChunkIndex),
+        left: impl FnOnce(usize),
+    ) -> Shrunk {
+        let (mut taken, mut stay) = (0, 0);
+        let mut link = &claim.record[HEAD_LINK];
+        while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
+            let record = self.tails.record(tail);
+            if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
+                link.store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+                retire(tail);
+                taken += 1;
+            } else {
+                link = &record[TAIL_LINK];
+                stay += 1;
+            }
+        }
+        if !drop(Info::unpack(claim.record[HEAD_INFO].load(Ordering::Relaxed))) {
+            left(stay + 1);
+            return Shrunk { taken, row_gone: false };
+        }
+        taken += 1;
+        left(stay);
+        let Some(tail) = ChunkIndex::from_raw(claim.record[HEAD_LINK].load(Ordering::Relaxed)) else {
+            claim.kill();
+            return Shrunk { taken, row_gone: true };
+        };
+        // The head record stays, so the next chunk's content moves into it.
+        let record = self.tails.record(tail);
+        copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
+        claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        retire(tail);
+        Shrunk { taken, row_gone: false }
+    }
+
+    /// Moves a claimed row's tail into another record; the old one is the caller's to retire.
+    pub(crate) fn relocate_tail(&self, claim: &Claim<'s>, from: ChunkIndex, to: ChunkIndex) {
+        let mut link = &claim.record[HEAD_LINK];
+        while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
+            if tail == from {
+                copy_words(self.tails.record(from), self.tails.record(to));
+                link.store(to.raw(), Ordering::Relaxed);
+                return;
+            }
+            link = &self.tails.record(tail)[TAIL_LINK];
+        }
+        unreachable!("the chunk to move was found in this claimed row");
+    }
+
+    /// Copies a claimed row's head into another record. `publish` then puts the new index in the old one's place; when
+    /// it has, the old head is dead and the caller's to retire. Readers that wait for the claim then ask the directory.
+    pub(crate) fn relocate_head(&self, mut claim: Claim<'s>, to: ChunkIndex, publish: impl FnOnce() -> bool) -> bool {
+        let record = self.heads.record(to);
+        copy_words(&claim.record[KEY..], &record[KEY..]);
+        sequence::start(record);
+        let published = publish();
+        if published {
+            claim.kill();
+        } else {
+            sequence::end_unpublished(record);
+        }
+        published
+    }
+}
+
+fn copy_words(from: &[AtomicU32], to: &[AtomicU32]) {
+    for (from, to) in from.iter().zip(to) {
+        // Relaxed: under the claim.
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// What [`Chains::shrink`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shrunk {
+    /// Chunks taken.
+    pub(crate) taken: u32,
+    /// None was left.
+    pub(crate) row_gone: bool,
+}

@@ -1,0 +1,329 @@
+//! Hash of a key to the row's head chunk: the virtual-hash to physical-index indirection of one table.
+//!
+//! ```text
+//! root node, 64 slots ──► node, 64 slots ──► node                 chosen by 6 bits of the tag each
+//!        │                      │
+//!        └─► segment ◄──────────┘  prefix of d bits; found from all slots that begin with it
+//!              └─► buckets of 8 row words, one cache line each: [tag 32 | frozen 1 | head index 31]
+//! ```
+//!
+//! A segment that is full, or mostly tombstones, is replaced by a copy of the right size, or by two halves. Whoever
+//! needs it does it: freeze every word, build the copy, publish it with one compare-and-swap as the old segment's
+//! `replacement`. From then on every thread that comes to the old one goes on to the new one, so the slots above may be
+//! brought up to date at leisure ([`Directory::settle`]). Only segments are copied, never the whole directory: the
+//! longest pause is one segment of at most a few KiB, and two copies of more than that never exist.
+//!
+//! The directory knows nothing of rows: a caller's closure says whether the row at an index has the key it means.
+
+mod segment;
+
+use crate::budget::{Budget, OverBudget};
+use crate::id::ChunkIndex;
+use crate::sync::{AtomicU64, Ordering, spin_wait};
+use crossbeam_epoch::{Atomic, Guard, Pointable, Shared};
+use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
+use std::sync::Arc;
+
+/// Bits of the tag that one level of nodes consumes.
+const NODE_BITS: u32 = 6;
+const NODE_SLOTS: usize = 1 << NODE_BITS;
+/// Pointer tag of a slot that leads to a node rather than to a segment.
+const NODE: usize = 1;
+
+/// A caller's verdict on the row at an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Found,
+    /// Another key's row.
+    Other,
+    /// A row that was this key's and has gone from that index: evicted, or moved.
+    Gone,
+}
+
+/// What [`Directory::insert`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Done,
+    Exists(ChunkIndex),
+}
+
+const NODE_BYTES: u64 = size_of::<Node>() as u64;
+/// Levels of nodes there can be.
+const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
+
+struct Node {
+    slots: [Atomic<Segment>; NODE_SLOTS],
+}
+
+// A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
+const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >= 2);
+
+/// One table's directory.
+pub(crate) struct Directory {
+    root: Box<Node>,
+    budget: Arc<Budget>,
+    /// Heap bytes of nodes and segments.
+    bytes: AtomicU64,
+}
+
+/// A slot that leads to a tag's segment, and the number of tag bits that lead to the slot.
+struct Place<'d> {
+    slot: &'d Atomic<Segment>,
+    bits: u32,
+}
+
+impl Directory {
+    /// An empty directory; about 700 bytes of the budget.
+    pub(crate) fn new(budget: Arc<Budget>) -> Result<Directory, OverBudget> {
+        let segment = Segment::new(0, 0, &[]);
+        let bytes = NODE_BYTES + segment.bytes();
+        budget.reserve(bytes)?;
+        // SAFETY: nothing is shared yet.
+        let guard = unsafe { crossbeam_epoch::unprotected() };
+        let segment = segment.into_shared(guard);
+        let root = Box::new(Node { slots: std::array::from_fn(|_| Atomic::from(segment)) });
+        Ok(Directory { root, budget, bytes: AtomicU64::new(bytes) })
+    }
+
+    /// Bytes this directory holds of the budget.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn place(&self, tag: u32, guard: &Guard) -> Place<'_> {
+        let mut node: &Node = &self.root;
+        let mut bits = NODE_BITS;
+        loop {
+            let slot = &node.slots[(tag >> (32 - bits)) as usize % NODE_SLOTS];
+            // Acquire: pairs with the Release in `advance`.
+            let there = slot.load(Ordering::Acquire, guard);
+            if there.tag() != NODE {
+                return Place { slot, bits };
+            }
+            // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory.
+            node = unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() };
+            bits += NODE_BITS;
+        }
+    }
+
+    /// The segment that has the words of `tag` now.
+    #[inline]
+    fn segment<'g>(&self, tag: u32, guard: &'g Guard) -> &'g Segment {
+        // SAFETY: a slot's segment is retired only after all its slots were moved on, and we hold a guard.
+        let mut segment = unsafe { self.place(tag, guard).slot.load(Ordering::Acquire, guard).deref() };
+        while let Some(newer) = segment.replacement(tag, guard) {
+            // SAFETY: as in `Segment::replacement`.
+            segment = unsafe { newer.deref() };
+        }
+        segment
+    }
+
+    /// Asks the processor for the line where `tag` is probably found.
+    #[inline]
+    pub(crate) fn prefetch(&self, tag: u32, guard: &Guard) {
+        self.segment(tag, guard).prefetch(tag);
+    }
+
+    /// The row of this tag that `probe` accepts.
+    #[inline]
+    pub(crate) fn find(&self, tag: u32, guard: &Guard, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Option<ChunkIndex> {
+        loop {
+            let segment = self.segment(tag, guard);
+            match segment.find(tag, &mut probe) {
+                Find::Found(index) => return Some(index),
+                // Moved after the freeze, so the replacement was there before; without one it was evicted.
+                Find::PerhapsMoved if segment.replacement(tag, guard).is_some() => {}
+                Find::Missing | Find::PerhapsMoved => return None,
+            }
+        }
+    }
+
+    /// Enters a row, unless `probe` accepts one that is there already.
+    pub(crate) fn insert(
+        &self,
+        tag: u32,
+        index: ChunkIndex,
+        guard: &Guard,
+        mut probe: impl FnMut(ChunkIndex) -> Probe,
+    ) -> Result<Inserted, OverBudget> {
+        loop {
+            let segment = self.segment(tag, guard);
+            match segment.insert(row_word(tag, index), &mut probe) {
+                Insert::Done => return Ok(Inserted::Done),
+                Insert::Exists(index) => return Ok(Inserted::Exists(index)),
+                Insert::Replace => self.replace(segment, guard)?,
+            }
+        }
+    }
+
+    /// Takes a row's word out. Returns false if it was not there.
+    pub(crate) fn remove(&self, tag: u32, index: ChunkIndex, guard: &Guard) -> bool {
+        self.exchange(tag, row_word(tag, index), TOMBSTONE, guard)
+    }
+
+    /// Lets a row's word name another head. Returns false if the word was not there.
+    pub(crate) fn relocate(&self, tag: u32, from: ChunkIndex, to: ChunkIndex, guard: &Guard) -> bool {
+        self.exchange(tag, row_word(tag, from), row_word(tag, to), guard)
+    }
+
+    fn exchange(&self, tag: u32, from: u64, to: u64, guard: &Guard) -> bool {
+        let mut attempt = 0;
+        loop {
+            let segment = self.segment(tag, guard);
+            match segment.replace_word(from, to) {
+                Exchange::Done => return true,
+                Exchange::Missing => return false,
+                // Someone has frozen the segment, having reserved room for its copy. We may help only within the
+                // budget; without room the copy is on its way all the same.
+                Exchange::Frozen if self.replace(segment, guard).is_err() => spin_wait(attempt),
+                Exchange::Frozen => {}
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Replaces a segment and brings the slots up to date. What that can take is reserved before anything is frozen, so
+    /// that a refusal changes nothing and a segment once frozen is replaced.
+    fn replace(&self, segment: &Segment, guard: &Guard) -> Result<(), OverBudget> {
+        if segment.replacement(segment.prefix, guard).is_some() {
+            return Ok(());
+        }
+        let reserved = segment.successor_bytes_max() + LEVELS * NODE_BYTES;
+        self.budget.reserve_urgent(reserved)?;
+        let mut used = 0;
+        if let Some(bytes) = segment.replace(guard) {
+            used += bytes;
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.settle(segment, &mut used, guard);
+        }
+        debug_assert!(used <= reserved, "{used} bytes used of {reserved}");
+        self.budget.release(reserved - used);
+        Ok(())
+    }
+
+    /// Moves every slot of a replaced segment past it, then retires it.
+    ///
+    /// A slot only ever moves forward along `replacement`, by compare-and-swap from what it held. So once each slot has
+    /// been seen to hold neither this segment nor one that it replaced, no slot will hold it again, and nobody who pins
+    /// from then on can come to it.
+    fn settle(&self, segment: &Segment, used: &mut u64, guard: &Guard) {
+        let mut tag = segment.prefix;
+        loop {
+            let place = self.place(tag, guard);
+            let there = place.slot.load(Ordering::Acquire, guard);
+            // SAFETY: as in `segment`.
+            let stale = there.tag() != NODE && unsafe { there.deref() }.replacement(tag, guard).is_some();
+            if stale {
+                self.advance(&place, tag, there, used, guard);
+                continue;
+            }
+            // On to the next slot within the segment's range.
+            let step = 1u64 << (32 - place.bits);
+            let next = u64::from(tag & !((step - 1) as u32)) + step;
+            if next > u64::from(segment.prefix) + ((1u64 << (32 - segment.depth)) - 1) {
+                break;
+            }
+            tag = next as u32;
+        }
+        let (budget, bytes, address) = (Arc::clone(&self.budget), segment.bytes(), &raw const *segment);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.retire(bytes);
+        let retired = Shared::from(address);
+        // SAFETY: no slot leads here any more, and only the thread that published the replacement comes here, once.
+        // The closure owns the segment and a share of the budget, both Send.
+        unsafe {
+            guard.defer_unchecked(move || {
+                drop(retired.into_owned());
+                budget.release_retired(bytes);
+            });
+        }
+    }
+
+    /// Moves one slot on from a replaced segment: to its successor, or to a new node where the successors need one.
+    fn advance<'g>(&self, place: &Place<'_>, tag: u32, from: Shared<'g, Segment>, used: &mut u64, guard: &'g Guard) {
+        // SAFETY: as in `segment`.
+        let mut newest = unsafe { from.deref() };
+        let mut pointer = from;
+        while let Some(newer) = newest.replacement(tag, guard) {
+            // SAFETY: as in `Segment::replacement`.
+            let segment = unsafe { newer.deref() };
+            if segment.depth > place.bits {
+                return self.deepen(place, newest, from, used, guard);
+            }
+            (newest, pointer) = (segment, newer);
+        }
+        // Release: hands on what the replacement published; a failure means another thread has moved the slot on.
+        let _ = place.slot.compare_exchange(from, pointer, Ordering::AcqRel, Ordering::Acquire, guard);
+    }
+
+    /// Puts a node where one slot cannot tell the two halves of `split` apart.
+    fn deepen<'g>(&self, place: &Place<'_>, split: &Segment, from: Shared<'g, Segment>, used: &mut u64, guard: &'g Guard) {
+        let half = |slot: usize| {
+            let tag = split.prefix | (slot as u32) << (32 - place.bits - NODE_BITS);
+            Atomic::from(split.replacement(tag, guard).unwrap_or(Shared::null()))
+        };
+        let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
+        let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
+        // Release: publishes the node. Pairs with the Acquire in `place`.
+        if place.slot.compare_exchange(from, tagged, Ordering::AcqRel, Ordering::Acquire, guard).is_ok() {
+            *used += NODE_BYTES;
+            self.bytes.fetch_add(NODE_BYTES, Ordering::Relaxed);
+        } else {
+            // SAFETY: made above by `Box::into_raw` and not published.
+            drop(unsafe { Box::from_raw(node) });
+        }
+    }
+
+    /// Calls `visit` with the rows of the segment that has `tag`, and returns where the next segment begins (`None`
+    /// after the last). Begin with 0. A row that is there throughout a walk is seen; one that comes or goes may be.
+    pub(crate) fn walk(&self, tag: u32, guard: &Guard, mut visit: impl FnMut(u32, ChunkIndex)) -> Option<u32> {
+        let segment = self.segment(tag, guard);
+        segment.words().for_each(|(tag, index)| visit(tag, index));
+        let next = u64::from(segment.prefix) + (1u64 << (32 - segment.depth));
+        u32::try_from(next).ok()
+    }
+
+    /// Rebuilds the segment that has `tag` if it is mostly empty.
+    pub(crate) fn tidy(&self, tag: u32, guard: &Guard) -> Result<(), OverBudget> {
+        let segment = self.segment(tag, guard);
+        if segment.is_sparse() { self.replace(segment, guard) } else { Ok(()) }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // SAFETY: `&mut self`: no other thread uses the directory.
+        let guard = unsafe { crossbeam_epoch::unprotected() };
+        let mut nodes: Vec<*mut Node> = Vec::new();
+        let mut segments: Vec<*const Segment> = Vec::new();
+        let mut pending: Vec<&Node> = vec![&self.root];
+        while let Some(node) = pending.pop() {
+            for slot in &node.slots {
+                let there = slot.load(Ordering::Relaxed, guard);
+                let raw = there.as_raw();
+                if there.tag() == NODE {
+                    let child = raw.map_addr(|addr| addr & !NODE).cast_mut().cast::<Node>();
+                    nodes.push(child);
+                    // SAFETY: tagged `NODE`, so a node, and freed only below.
+                    pending.push(unsafe { &*child });
+                } else if segments.last() != Some(&raw) {
+                    segments.push(raw);
+                }
+            }
+        }
+        segments.sort_unstable();
+        segments.dedup();
+        for segment in segments {
+            // SAFETY: reachable once (deduplicated), and nobody else can reach it any more.
+            drop(unsafe { Shared::from(segment).into_owned() });
+        }
+        for node in nodes {
+            // SAFETY: as for the segments; nodes are reachable from one slot each.
+            drop(unsafe { Box::from_raw(node) });
+        }
+        self.budget.release(self.bytes());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,324 @@
+//! One segment: the row words of all keys whose tags share a prefix.
+
+use super::Probe;
+use crate::id::ChunkIndex;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crossbeam_epoch::{Atomic, Guard, Owned, Shared};
+
+/// Row words of one cache line.
+const BUCKET_SLOTS: usize = 8;
+/// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
+const BUCKET_BITS: u32 = 14;
+/// Longest prefix a segment can have.
+pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
+/// A segment beyond this many buckets is split rather than enlarged, unless its prefix is as long as can be.
+const SPLIT_BUCKETS: usize = 64;
+
+/// Set on every row word of a segment that is being replaced: nothing changes in it any more.
+pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
+/// A slot that was never used. Slots never return to it, see [`Segment::insert`].
+pub(super) const EMPTY: u64 = 0;
+/// A slot whose row has gone. Cleared away when the segment is rebuilt.
+pub(super) const TOMBSTONE: u64 = 1 << 32;
+
+/// `[tag: 32 | frozen: 1 | index: 31]`.
+#[inline]
+pub(super) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
+    u64::from(tag) << 32 | u64::from(index.raw())
+}
+
+#[inline]
+fn index_of(word: u64) -> Option<ChunkIndex> {
+    ChunkIndex::from_raw((word & !FROZEN) as u32)
+}
+
+#[inline]
+fn tag_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+#[repr(align(64))]
+struct Bucket([AtomicU64; BUCKET_SLOTS]);
+
+/// Open addressing over buckets of one cache line each, linear from the tag's own bucket.
+///
+/// A slot goes from empty to a row word to a tombstone, and never back; the whole segment is replaced instead.
+pub(super) struct Segment {
+    buckets: Box<[Bucket]>,
+    /// Slots that are not empty.
+    used: AtomicU32,
+    /// The upper `depth` bits of every tag in here; the lower bits are zero.
+    pub(super) prefix: u32,
+    pub(super) depth: u32,
+    /// Null, or what stands in this segment's place: one segment, or the lower half of two.
+    replacement: Atomic<Segment>,
+    /// Set on the lower half of a split before it is published: the upper half.
+    upper_half: Atomic<Segment>,
+}
+
+/// What [`Segment::find`] met.
+pub(super) enum Find {
+    Found(ChunkIndex),
+    Missing,
+    /// Missing here, but a row of the key has gone from this frozen segment: it may be in the replacement.
+    PerhapsMoved,
+}
+
+/// What [`Segment::insert`] met.
+pub(super) enum Insert {
+    Done,
+    Exists(ChunkIndex),
+    /// The segment is full, or being replaced: replace it and come again.
+    Replace,
+}
+
+/// What [`Segment::replace_word`] met.
+#[derive(PartialEq)]
+pub(super) enum Exchange {
+    Done,
+    Missing,
+    Frozen,
+}
+
+impl Segment {
+    /// Buckets for `rows` rows, so that a segment begins at a load of about 0.72.
+    fn buckets_for(rows: usize) -> usize {
+        (rows * 25).div_ceil(BUCKET_SLOTS * 18).max(1)
+    }
+
+    /// Slots that may be used before the segment is replaced: a load of about 0.86.
+    fn limit(&self) -> u32 {
+        let slots = self.buckets.len() * BUCKET_SLOTS;
+        if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 55 / 64) as u32 }
+    }
+
+    fn bytes_for(buckets: usize) -> u64 {
+        (buckets * size_of::<Bucket>() + size_of::<Segment>()) as u64
+    }
+
+    /// Heap bytes of this segment.
+    pub(super) fn bytes(&self) -> u64 {
+        Self::bytes_for(self.buckets.len())
+    }
+
+    /// The most that the successors of this segment can take together, however its rows are spread: fewer than 1.4
+    /// times its buckets, rounded up in each of two halves.
+    pub(super) fn successor_bytes_max(&self) -> u64 {
+        Self::bytes_for(self.buckets.len() * 7 / 5 + 3) + Self::bytes_for(1)
+    }
+
+    /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
+    pub(super) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
+        let count = Self::buckets_for(words.len());
+        let buckets = (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
+        let segment = Segment {
+            buckets,
+            used: AtomicU32::new(words.len() as u32),
+            prefix,
+            depth,
+            replacement: Atomic::null(),
+            upper_half: Atomic::null(),
+        };
+        for &word in words {
+            // Relaxed: nobody else sees the segment before it is published with Release.
+            let free = segment.slots(tag_of(word)).find(|slot| slot.load(Ordering::Relaxed) == EMPTY);
+            free.expect("a new segment has more slots than rows").store(word, Ordering::Relaxed);
+        }
+        Owned::new(segment)
+    }
+
+    fn home(&self, tag: u32) -> usize {
+        (tag as usize & ((1 << BUCKET_BITS) - 1)) * self.buckets.len() >> BUCKET_BITS
+    }
+
+    /// All slots in the order in which `tag` probes them.
+    fn slots(&self, tag: u32) -> impl Iterator<Item = &AtomicU64> {
+        let (before, from) = self.buckets.split_at(self.home(tag));
+        from.iter().chain(before).flat_map(|bucket| bucket.0.iter())
+    }
+
+    /// Asks the processor for the line where `tag` is probably found.
+    #[inline]
+    pub(super) fn prefetch(&self, tag: u32) {
+        crate::rowcopy::prefetch((&raw const self.buckets[self.home(tag)]).cast());
+    }
+
+    /// The first row of this tag that `probe` accepts.
+    #[inline]
+    pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
+        let mut moved = false;
+        for slot in self.slots(tag) {
+            // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
+            let mut word = slot.load(Ordering::Acquire);
+            if word & !FROZEN == EMPTY {
+                break;
+            }
+            while tag_of(word) == tag
+                && let Some(index) = index_of(word)
+            {
+                match probe(index) {
+                    Probe::Found => return Find::Found(index),
+                    Probe::Other => break,
+                    Probe::Gone => {
+                        // A row that moved left its new index here before its old head went, or, if the segment was
+                        // frozen by then, in the replacement.
+                        let again = slot.load(Ordering::Acquire);
+                        if (again ^ word) & !FROZEN == 0 {
+                            moved |= again & FROZEN != 0;
+                            break;
+                        }
+                        word = again;
+                    }
+                }
+            }
+        }
+        if moved { Find::PerhapsMoved } else { Find::Missing }
+    }
+
+    /// Puts a row word into the first empty slot on its way, unless `probe` finds the key in a slot before.
+    ///
+    /// Two inserts of one key cannot both succeed: each takes the first empty slot of the same sequence after it has
+    /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
+    /// the two meets the earlier one's word.
+    pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
+        if self.used.load(Ordering::Relaxed) >= self.limit() {
+            // Full. The key may still be in here, and then there is nothing to insert.
+            return match self.find(tag_of(word), &mut probe) {
+                Find::Found(index) => Insert::Exists(index),
+                Find::Missing | Find::PerhapsMoved => Insert::Replace,
+            };
+        }
+        for slot in self.slots(tag_of(word)) {
+            // Acquire: as in `find`.
+            let mut current = slot.load(Ordering::Acquire);
+            if current == EMPTY {
+                // Release: publishes the row's record. Pairs with the Acquire in `find`.
+                match slot.compare_exchange(EMPTY, word, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => {
+                        self.used.fetch_add(1, Ordering::Relaxed);
+                        return Insert::Done;
+                    }
+                    Err(other) => current = other,
+                }
+            }
+            while tag_of(current) == tag_of(word)
+                && let Some(index) = index_of(current)
+                && current & FROZEN == 0
+            {
+                match probe(index) {
+                    Probe::Found => return Insert::Exists(index),
+                    Probe::Other => break,
+                    Probe::Gone => {
+                        // As in `find`: a row that moved is named here by its new index.
+                        let again = slot.load(Ordering::Acquire);
+                        if again == current {
+                            break;
+                        }
+                        current = again;
+                    }
+                }
+            }
+            if current & FROZEN != 0 {
+                return Insert::Replace;
+            }
+        }
+        Insert::Replace
+    }
+
+    /// Exchanges the row word `from`, which is in here at most once, for `to`.
+    pub(super) fn replace_word(&self, from: u64, to: u64) -> Exchange {
+        for slot in self.slots(tag_of(from)) {
+            // Acquire on both: as in `find`. Release: publishes a moved record.
+            let mut current = slot.load(Ordering::Acquire);
+            if current == from {
+                match slot.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => return Exchange::Done,
+                    Err(other) => current = other,
+                }
+            }
+            if current & FROZEN != 0 && (current & !FROZEN == from || current & !FROZEN == EMPTY) {
+                return Exchange::Frozen;
+            }
+            if current == EMPTY {
+                return Exchange::Missing;
+            }
+        }
+        Exchange::Missing
+    }
+
+    /// Freezes every slot and returns the row words. Once this is done nothing in the segment can change, so every
+    /// thread that does it sees the same words.
+    fn freeze(&self) -> Vec<u64> {
+        let mut words = Vec::with_capacity(self.buckets.len() * BUCKET_SLOTS);
+        for slot in self.buckets.iter().flat_map(|bucket| bucket.0.iter()) {
+            // AcqRel: the rows named here are published again with the new segment.
+            let word = slot.fetch_or(FROZEN, Ordering::AcqRel) & !FROZEN;
+            if word != EMPTY && word != TOMBSTONE {
+                words.push(word);
+            }
+        }
+        words
+    }
+
+    /// The row words as they are now.
+    pub(super) fn words(&self) -> impl Iterator<Item = (u32, ChunkIndex)> + '_ {
+        self.buckets.iter().flat_map(|bucket| bucket.0.iter()).filter_map(|slot| {
+            // Acquire: as in `find`.
+            let word = slot.load(Ordering::Acquire);
+            (word & !FROZEN != TOMBSTONE).then(|| index_of(word).map(|index| (tag_of(word), index))).flatten()
+        })
+    }
+
+    /// Whether this segment should be rebuilt although nothing is being inserted: it is mostly empty.
+    pub(super) fn is_sparse(&self) -> bool {
+        let rows = self.words().count();
+        self.buckets.len() > 1 && Self::buckets_for(rows) * 2 <= self.buckets.len()
+    }
+
+    /// What stands in this segment's place for `tag`, if it was replaced.
+    #[inline]
+    pub(super) fn replacement<'g>(&self, tag: u32, guard: &'g Guard) -> Option<Shared<'g, Segment>> {
+        // Acquire: pairs with the Release in `replace`.
+        let lower = self.replacement.load(Ordering::Acquire, guard);
+        // SAFETY: replacements are retired only after every slot on their way was moved past them *and* past their
+        // predecessors (see `Directory::settle`); we came here through such a slot, under this guard.
+        let segment = unsafe { lower.as_ref() }?;
+        if segment.depth > self.depth && tag >> (32 - segment.depth) & 1 == 1 {
+            return Some(segment.upper_half.load(Ordering::Acquire, guard));
+        }
+        Some(lower)
+    }
+
+    /// Builds this segment's successors and publishes them. Returns their bytes to the one thread that did.
+    pub(super) fn replace(&self, guard: &Guard) -> Option<u64> {
+        let words = self.freeze();
+        let split = Self::buckets_for(words.len()) > SPLIT_BUCKETS && self.depth < MAX_DEPTH;
+        let lower = if split { self.halves(&words) } else { Self::new(self.prefix, self.depth, &words) };
+        // SAFETY: not published yet, so nobody else can hold the upper half.
+        let unshared = unsafe { crossbeam_epoch::unprotected() };
+        let upper = lower.upper_half.load(Ordering::Relaxed, unshared);
+        // SAFETY: null or a live segment, as above.
+        let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
+        // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
+        match self.replacement.compare_exchange(Shared::null(), lower, Ordering::AcqRel, Ordering::Acquire, guard) {
+            Ok(_) => Some(bytes),
+            Err(_) => {
+                if !upper.is_null() {
+                    // SAFETY: not null, and no longer reachable from anywhere: `lower` was dropped with the error.
+                    drop(unsafe { upper.into_owned() });
+                }
+                None
+            }
+        }
+    }
+
+    fn halves(&self, words: &[u64]) -> Owned<Segment> {
+        let depth = self.depth + 1;
+        let bit = 1 << (32 - depth);
+        let (upper, lower): (Vec<u64>, Vec<u64>) = words.iter().partition(|&&word| tag_of(word) & bit != 0);
+        let lower = Self::new(self.prefix, depth, &lower);
+        // Relaxed: `lower` is not yet published.
+        lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper), Ordering::Relaxed);
+        lower
+    }
+}

@@ -1,0 +1,183 @@
+use super::*;
+use crossbeam_epoch::Collector;
+use std::collections::HashMap;
+
+/// A bijection of 32 bits, so that tags are spread and distinct.
+fn tag(key: u32) -> u32 {
+    let mixed = (key ^ key >> 16).wrapping_mul(0x7FEB_352D);
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x846C_A68B);
+    mixed ^ mixed >> 16
+}
+
+fn index(key: u32) -> ChunkIndex {
+    ChunkIndex::from_raw(key + 1).unwrap()
+}
+
+fn probe(key: u32) -> impl Fn(ChunkIndex) -> Probe {
+    move |found| if found == index(key) { Probe::Found } else { Probe::Other }
+}
+
+fn directory() -> (Arc<Budget>, Directory) {
+    let budget = Arc::new(Budget::new(1 << 30));
+    (Arc::clone(&budget), Directory::new(budget).unwrap())
+}
+
+fn drain(handle: &crossbeam_epoch::LocalHandle) {
+    for _ in 0..64 {
+        handle.pin().flush();
+    }
+}
+
+#[test]
+fn grows_finds_removes_and_stays_dense() {
+    let (budget, directory) = directory();
+    let handle = Collector::new().register();
+    let rows = 200_000;
+    for key in 0..rows {
+        let guard = &handle.pin();
+        assert_eq!(directory.insert(tag(key), index(key), guard, probe(key)).unwrap(), Inserted::Done);
+        assert_eq!(directory.insert(tag(key), index(key), guard, probe(key)).unwrap(), Inserted::Exists(index(key)));
+    }
+    drain(&handle);
+    assert_eq!(budget.held(), directory.bytes());
+    let per_row = directory.bytes() as f64 / f64::from(rows);
+    assert!(per_row < 11.5, "{per_row} bytes a row");
+    let guard = &handle.pin();
+    for key in 0..rows {
+        assert_eq!(directory.find(tag(key), guard, probe(key)), Some(index(key)));
+        assert_eq!(directory.find(tag(key + rows), guard, probe(key + rows)), None);
+    }
+    for key in (0..rows).filter(|key| key % 10 != 0) {
+        assert!(directory.remove(tag(key), index(key), guard));
+        assert!(!directory.remove(tag(key), index(key), guard));
+    }
+    let mut next = Some(0);
+    while let Some(at) = next {
+        directory.tidy(at, guard).unwrap();
+        next = directory.walk(at, guard, |_, _| ());
+    }
+    for key in 0..rows {
+        assert_eq!(directory.find(tag(key), guard, probe(key)).is_some(), key % 10 == 0);
+    }
+    let sparse = directory.bytes() as f64 / f64::from(rows / 10);
+    assert!(sparse < 16.0, "{sparse} bytes a row after removing nine of ten");
+}
+
+#[test]
+fn every_small_size_is_dense_enough() {
+    for rows in [1u32, 7, 9, 40, 300, 460, 1000, 3000] {
+        let (_, directory) = directory();
+        let handle = Collector::new().register();
+        for key in 0..rows {
+            directory.insert(tag(key), index(key), &handle.pin(), probe(key)).unwrap();
+        }
+        let beyond_the_root = directory.bytes() - size_of::<Node>() as u64;
+        assert!(beyond_the_root <= 256 + u64::from(rows) * 14, "{beyond_the_root} bytes for {rows} rows");
+    }
+}
+
+#[test]
+fn a_walk_sees_every_row_once_when_nothing_moves() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    for key in 0..50_000 {
+        directory.insert(tag(key), index(key), guard, probe(key)).unwrap();
+    }
+    let mut seen = HashMap::new();
+    let mut next = Some(0);
+    while let Some(at) = next {
+        next = directory.walk(at, guard, |tag, index| *seen.entry(index).or_insert((tag, 0)) = (tag, 1));
+    }
+    assert_eq!(seen.len(), 50_000);
+    assert!(seen.iter().all(|(index, &(found, _))| found == tag(index.raw() - 1)));
+}
+
+#[test]
+fn relocation_changes_the_head() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    directory.insert(tag(1), index(1), guard, probe(1)).unwrap();
+    assert!(directory.relocate(tag(1), index(1), index(77), guard));
+    assert!(!directory.relocate(tag(1), index(1), index(78), guard));
+    assert_eq!(directory.find(tag(1), guard, probe(77)), Some(index(77)));
+}
+
+#[test]
+fn all_tags_equal_still_works() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    for key in 0..3000 {
+        directory.insert(0xABCD_0123, index(key), guard, probe(key)).unwrap();
+    }
+    assert!((0..3000).all(|key| directory.find(0xABCD_0123, guard, probe(key)) == Some(index(key))));
+}
+
+#[test]
+fn a_refusal_changes_nothing() {
+    let budget = Arc::new(Budget::new(8 << 10));
+    let directory = Directory::new(Arc::clone(&budget)).unwrap();
+    let handle = Collector::new().register();
+    let inserted = (0..10_000).take_while(|&key| directory.insert(tag(key), index(key), &handle.pin(), probe(key)).is_ok()).count() as u32;
+    assert!(inserted > 100 && inserted < 1000, "{inserted}");
+    let guard = &handle.pin();
+    assert!((0..inserted).all(|key| directory.find(tag(key), guard, probe(key)).is_some()));
+    assert!((0..inserted).all(|key| directory.remove(tag(key), index(key), guard)));
+    drop(directory);
+}
+
+#[test]
+fn threads_insert_and_remove_without_loss_or_duplicates() {
+    let (budget, directory) = directory();
+    let collector = Collector::new();
+    let wins = AtomicU64::new(0);
+    let keys = 20_000u32;
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            let (directory, collector, wins) = (&directory, &collector, &wins);
+            scope.spawn(move || {
+                let handle = collector.register();
+                for step in 0..keys {
+                    // All threads race for the same keys, each with an index of its own.
+                    let key = step;
+                    let mine = ChunkIndex::from_raw(key * 4 + thread + 1).unwrap();
+                    let same = |found: ChunkIndex| {
+                        if (found.raw() - 1) / 4 == key { Probe::Found } else { Probe::Other }
+                    };
+                    let guard = &handle.pin();
+                    if directory.insert(tag(key), mine, guard, same).unwrap() == Inserted::Done {
+                        wins.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(directory.find(tag(key), guard, same), Some(mine));
+                        if key % 3 == 0 {
+                            assert!(directory.remove(tag(key), mine, guard));
+                            wins.fetch_sub(1, Ordering::Relaxed);
+                            // Only one more thread may come after us; leave the key out for the count below.
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let handle = collector.register();
+    let guard = handle.pin();
+    let mut rows = 0;
+    let mut next = Some(0);
+    while let Some(at) = next {
+        next = directory.walk(at, &guard, |_, _| rows += 1);
+    }
+    assert_eq!(rows, wins.load(Ordering::Relaxed));
+    for key in (0..keys).filter(|key| key % 3 != 0) {
+        let mut found = 0;
+        directory.find(tag(key), &guard, |other| {
+            found += u32::from((other.raw() - 1) / 4 == key);
+            Probe::Other
+        });
+        assert_eq!(found, 1, "key {key}");
+    }
+    drop(guard);
+    drop(directory);
+    drain(&handle);
+    assert_eq!(budget.held(), 0);
+}

@@ -1,0 +1,147 @@
+//! One reserved range of addresses, cut into superblocks: the only caller of the operating system.
+//!
+//! The range is mapped once, without reserving memory, and never moves. A superblock is *committed* by touching it and
+//! *decommitted* by telling the system that its pages are no longer wanted, after which they read as zero. All of it is
+//! seen as 32-bit atomic words, because rows are read while they are written.
+
+use crate::sync::AtomicU32;
+use std::io;
+
+/// Superblock number `0` is never handed out, so that no chunk has index 0.
+pub(crate) const FIRST_SUPERBLOCK: u32 = 1;
+
+/// A reserved, zeroed range of words. Superblock `i` is words `i * superblock_words ..`.
+pub(crate) struct Region {
+    memory: Memory,
+    superblock_words: usize,
+    superblocks: u32,
+}
+
+#[cfg(not(loom))]
+type Memory = memmap2::MmapRaw;
+#[cfg(loom)]
+type Memory = Box<[AtomicU32]>;
+
+impl Region {
+    /// Reserves `superblocks` superblocks of `superblock_bytes` each (a multiple of the page size).
+    pub(crate) fn reserve(superblocks: u32, superblock_bytes: usize) -> io::Result<Region> {
+        let bytes = (superblocks as usize)
+            .checked_mul(superblock_bytes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address range does not fit in usize"))?;
+        Ok(Region { memory: map(bytes)?, superblock_words: superblock_bytes / 4, superblocks })
+    }
+
+    pub(crate) fn superblocks(&self) -> u32 {
+        self.superblocks
+    }
+
+    pub(crate) fn superblock_bytes(&self) -> u64 {
+        self.superblock_words as u64 * 4
+    }
+
+    /// The words of one superblock.
+    #[inline]
+    pub(crate) fn superblock(&self, index: u32) -> &[AtomicU32] {
+        let start = index as usize * self.superblock_words;
+        &self.words()[start..start + self.superblock_words]
+    }
+
+    /// The `len` words that start at word `offset` of superblock `index`.
+    #[inline]
+    pub(crate) fn record(&self, index: u32, offset: usize, len: usize) -> &[AtomicU32] {
+        let start = index as usize * self.superblock_words + offset;
+        &self.words()[start..start + len]
+    }
+
+    #[cfg(not(loom))]
+    #[inline]
+    fn words(&self) -> &[AtomicU32] {
+        let words = self.superblocks as usize * self.superblock_words;
+        // SAFETY: the mapping is `words * 4` bytes long, page-aligned, readable and writable, and lives as long as
+        // `self`. Nothing but these atomic words is ever made of it, and zero pages are valid values of them.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), words) }
+    }
+
+    #[cfg(loom)]
+    fn words(&self) -> &[AtomicU32] {
+        &self.memory
+    }
+
+    /// Gives a superblock's memory back to the system; its words read as zero from then on.
+    ///
+    /// The caller owns every chunk of the superblock and no thread can still hold one of them.
+    #[cfg(not(loom))]
+    pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        let bytes = self.superblock_words * 4;
+        // SAFETY: the range lies inside the mapping (`index < superblocks`); zeroing it is what the caller asked for,
+        // and for other threads it is the same as relaxed stores of zero to words nobody uses.
+        unsafe { self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, index as usize * bytes, bytes) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        for word in self.superblock(index) {
+            word.store(0, crate::sync::Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Bytes of superblock `index` that are in memory now, as the system counts them.
+    #[cfg(not(loom))]
+    pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
+        let page = page_bytes();
+        let bytes = self.superblock_words * 4;
+        let mut pages = vec![0u8; bytes.div_ceil(page)];
+        let start = self.superblock(index).as_ptr().cast_mut().cast::<libc::c_void>();
+        // SAFETY: `start` is page-aligned (superblocks are multiples of a page), the range is mapped, and `pages` has
+        // one byte for each of its pages.
+        if unsafe { libc::mincore(start, bytes, pages.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(pages.iter().filter(|&&flags| flags & 1 != 0).count() as u64 * page as u64)
+    }
+}
+
+/// The system's page size in bytes.
+#[cfg(not(loom))]
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: `sysconf` has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+#[cfg(not(loom))]
+fn map(bytes: usize) -> io::Result<Memory> {
+    let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+    Ok(memmap2::MmapRaw::from(map))
+}
+
+#[cfg(loom)]
+fn map(bytes: usize) -> io::Result<Memory> {
+    Ok((0..bytes / 4).map(|_| AtomicU32::new(0)).collect())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::Ordering;
+
+    #[test]
+    fn decommitted_superblocks_read_zero_and_leave_memory() {
+        let bytes = 4 * page_bytes();
+        let region = Region::reserve(3, bytes).unwrap();
+        for word in region.superblock(1) {
+            word.store(7, Ordering::Relaxed);
+        }
+        region.superblock(2)[0].store(9, Ordering::Relaxed);
+        assert_eq!(region.resident_bytes(1).unwrap(), bytes as u64);
+        region.decommit(1).unwrap();
+        assert_eq!(region.resident_bytes(1).unwrap(), 0);
+        assert!(region.superblock(1).iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        assert_eq!(region.superblock(2)[0].load(Ordering::Relaxed), 9);
+    }
+
+    #[test]
+    fn an_absurd_reservation_is_an_error() {
+        assert!(Region::reserve(u32::MAX, usize::MAX / 8).is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! Floats that are read while they are written: the only way payload words are touched.
+//!
+//! A plain `f32` access beside a write is a data race, and relaxed atomics are not vectorised. So payload memory is
+//! typed `[AtomicU32]`, and on x86-64 two primitives, load 4 and store 4 words, are one instruction of inline assembly
+//! each (SSE, which every x86-64 has). Their meaning is that of four relaxed loads or stores, which is how the twin
+//! that other processors and the model checker use is written.
+
+use crate::sync::{AtomicU32, Ordering};
+
+/// Asks the processor to bring a cache line closer. Has no other effect, whatever the address.
+#[inline]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = address;
+}
+
+/// Asks for all lines of some words.
+#[inline]
+pub(crate) fn prefetch_words(words: &[AtomicU32]) {
+    let start = words.as_ptr().cast::<u8>();
+    for offset in (0..size_of_val(words)).step_by(64) {
+        prefetch(start.wrapping_add(offset));
+    }
+    // The last word's line, when the words do not begin on a line.
+    prefetch(start.wrapping_add(size_of_val(words) - 1));
+}
+
+/// Copies words out. Torn only between words; the caller's sequence word says whether to believe the whole.
+#[inline]
+pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    let done = {
+        let fours = from.len() / 4 * 4;
+        for start in (0..fours).step_by(4) {
+            // SAFETY: `start + 4 <= len` of both slices. The assembly reads four words that other threads may be
+            // writing: each lane is one aligned 4-byte access, as a relaxed load is (not `pure`: the value may change).
+            unsafe {
+                let (source, target) = (from.as_ptr().add(start), to.as_mut_ptr().add(start));
+                let lanes: std::arch::x86_64::__m128;
+                std::arch::asm!("movups {0}, [{1}]", out(xmm_reg) lanes, in(reg) source, options(nostack, preserves_flags, readonly));
+                std::arch::x86_64::_mm_storeu_ps(target, lanes);
+            }
+        }
+        fours
+    };
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let done = 0;
+    load_words(&from[done..], &mut to[done..]);
+}
+
+/// Copies words in, for the thread that has the row's claim.
+#[inline]
+pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
+    assert_eq!(from.len(), to.len());
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    let done = {
+        let fours = from.len() / 4 * 4;
+        for start in (0..fours).step_by(4) {
+            // SAFETY: `start + 4 <= len` of both slices. The assembly writes four words of a `[AtomicU32]`, which may be
+            // written through a shared reference; each lane is one aligned 4-byte access, as a relaxed store is.
+            unsafe {
+                let (source, target) = (from.as_ptr().add(start), to.as_ptr().add(start));
+                let lanes = std::arch::x86_64::_mm_loadu_ps(source);
+                std::arch::asm!("movups [{0}], {1}", in(reg) target, in(xmm_reg) lanes, options(nostack, preserves_flags));
+            }
+        }
+        fours
+    };
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let done = 0;
+    store_words(&from[done..], &to[done..]);
+}
+
+/// The twin of [`load`], and its tail.
+fn load_words(from: &[AtomicU32], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        // Relaxed: ordered by the fences around the row's sequence word.
+        *to = f32::from_bits(from.load(Ordering::Relaxed));
+    }
+}
+
+/// The twin of [`store`], and its tail.
+fn store_words(from: &[f32], to: &[AtomicU32]) {
+    for (from, to) in from.iter().zip(to) {
+        // Relaxed: as in `load_words`.
+        to.store(from.to_bits(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn both_ways_agree_with_the_twin(values in proptest::collection::vec(any::<u32>(), 0..70), skip in 0usize..4) {
+            let floats: Vec<f32> = values.iter().copied().map(f32::from_bits).collect();
+            let floats = &floats[skip.min(floats.len())..];
+            let (fast, plain): (Vec<_>, Vec<_>) = (0..floats.len() + 1).map(|_| (AtomicU32::new(1), AtomicU32::new(1))).unzip();
+            store(floats, &fast[..floats.len()]);
+            store_words(floats, &plain[..floats.len()]);
+            let bits = |words: &[AtomicU32]| words.iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&fast), bits(&plain));
+            let (mut read, mut twin) = (vec![0f32; floats.len()], vec![0f32; floats.len()]);
+            load(&fast[..floats.len()], &mut read);
+            load_words(&plain[..floats.len()], &mut twin);
+            let bits = |floats: &[f32]| floats.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&read), bits(&twin));
+        }
+    }
+}

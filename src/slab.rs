@@ -1,0 +1,511 @@
+//! The pool of all chunk records of one size, on superblocks shared with the other slabs.
+//!
+//! ```text
+//! superblock   [ free bits, one per slot | record 0 | record 1 | ... ]      all 32-bit words
+//! ```
+//!
+//! A set bit is a free slot. A thread takes all free slots of one word of bits at once into a [`Magazine`], with one
+//! atomic swap, and gives records back by setting their bits: no links through the records, so no ABA.
+//!
+//! Conservation, for every slab: `slots * superblocks = free bits + slots in magazines + live + retired`.
+//!
+//! The lowest superblock with a free slot is filled first (address-ordered first fit), so that the later ones can run
+//! empty. To retire a superblock is to allocate every slot of it; after a grace period it goes back to the pool of
+//! superblocks and to the operating system. The grace period matters to allocation too: a thread that found this slab
+//! to be the superblock's owner may still be about to swap its words, and it does so under the pin under which it looked.
+//! `available` is only a hint: a late `offer` can leave a bit for a superblock that has moved on, so the owner is asked.
+
+use crate::budget::{Budget, OverBudget};
+use crate::id::ChunkIndex;
+use crate::region::{FIRST_SUPERBLOCK, Region};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crossbeam_epoch::Guard;
+use std::io;
+use std::sync::Arc;
+
+/// Marks, in a superblock's owner word, that it is being emptied: freed slots are not offered again.
+const EVACUATING: u32 = 1 << 31;
+/// Marks a superblock whose slots were all taken to give it back: it is no slab's any more.
+const RETIRED: u32 = 1 << 30;
+
+/// Why no chunk could be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AllocError {
+    OverBudget(OverBudget),
+    /// All indices of this slab, or all superblocks of the region, are taken.
+    IndexSpace,
+}
+
+/// All superblocks of a store, whichever slab has them now.
+pub(crate) struct Superblocks {
+    region: Region,
+    budget: Arc<Budget>,
+    /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`] and [`RETIRED`] above.
+    owner: Box<[AtomicU32]>,
+    vacant: Box<[AtomicU64]>,
+    committed: AtomicU64,
+}
+
+fn zeroed_bits(bits: u32) -> Box<[AtomicU64]> {
+    (0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()
+}
+
+impl Superblocks {
+    pub(crate) fn new(superblocks: u32, superblock_bytes: usize, budget: Arc<Budget>) -> io::Result<Superblocks> {
+        let region = Region::reserve(superblocks + FIRST_SUPERBLOCK, superblock_bytes)?;
+        let vacant = zeroed_bits(region.superblocks());
+        for index in FIRST_SUPERBLOCK..region.superblocks() {
+            vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
+        }
+        let owner = (0..region.superblocks()).map(|_| AtomicU32::new(0)).collect();
+        Ok(Superblocks { region, budget, owner, vacant, committed: AtomicU64::new(0) })
+    }
+
+    /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
+    pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
+        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (1 + slabs as u64)
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Bytes of address space.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        u64::from(self.region.superblocks()) * self.region.superblock_bytes()
+    }
+
+    pub(crate) fn committed_bytes(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
+    }
+
+    /// Bytes of the committed superblocks that are in memory now.
+    #[cfg(not(loom))]
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for (index, owner) in self.owner.iter().enumerate() {
+            if owner.load(Ordering::Relaxed) != 0 {
+                bytes += self.region.resident_bytes(index as u32)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Takes the lowest vacant superblock below `limit` and reserves its bytes.
+    fn acquire(&self, slab: u32, limit: u32) -> Result<u32, AllocError> {
+        self.budget.reserve(self.region.superblock_bytes()).map_err(AllocError::OverBudget)?;
+        for (position, word) in self.vacant.iter().enumerate() {
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                let index = position as u32 * 64 + bits.trailing_zeros();
+                if index >= limit {
+                    break;
+                }
+                let bit = 1 << (index % 64);
+                // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
+                if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
+                    self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
+                    self.committed.fetch_add(1, Ordering::Relaxed);
+                    return Ok(index);
+                }
+                bits = word.load(Ordering::Relaxed);
+            }
+        }
+        self.budget.release(self.region.superblock_bytes());
+        Err(AllocError::IndexSpace)
+    }
+
+    /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
+    fn give_back(&self, index: u32) {
+        self.owner[index as usize].store(0, Ordering::Relaxed);
+        if self.region.decommit(index).is_err() {
+            // The memory stays resident, so it must stay counted; the superblock is lost to the pool, not leaked
+            // behind the budget's back. Its bits are zero already: it offers nothing.
+            return;
+        }
+        self.committed.fetch_sub(1, Ordering::Relaxed);
+        self.budget.release(self.region.superblock_bytes());
+        // Release: pairs with the Acquire in `acquire`.
+        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
+    }
+}
+
+/// Free slots of one word of bits that one thread holds. Give the rest back with [`Slab::flush`].
+#[derive(Debug, Default)]
+pub(crate) struct Magazine {
+    superblock: u32,
+    word: u32,
+    bits: u32,
+}
+
+/// All records of `record_words` 32-bit words.
+pub(crate) struct Slab {
+    number: u32,
+    record_words: usize,
+    slots: u32,
+    slot_bits: u32,
+    header_words: usize,
+    /// Superblocks this slab's indices can name: below this number.
+    limit: u32,
+    /// A set bit: the superblock is ours and had a free slot when last seen.
+    available: Box<[AtomicU64]>,
+    superblocks: Arc<Superblocks>,
+}
+
+impl Slab {
+    pub(crate) fn new(number: u32, record_words: usize, superblocks: Arc<Superblocks>) -> Slab {
+        let words = superblocks.region.superblock_bytes() as u32 / 4;
+        // slots * (32 * record + 1) / 32 words at most, the header rounded up to whole words.
+        let mut slots = words * 32 / (record_words as u32 * 32 + 1);
+        while slots * record_words as u32 + slots.div_ceil(32) > words {
+            slots -= 1;
+        }
+        assert!(slots > 0, "a record of {record_words} words does not fit a superblock of {words} words");
+        let slot_bits = u32::BITS - (slots - 1).leading_zeros();
+        Slab {
+            number,
+            record_words,
+            slots,
+            slot_bits,
+            header_words: slots.div_ceil(32) as usize,
+            limit: superblocks.region.superblocks().min(1 << (ChunkIndex::BITS - slot_bits)),
+            available: zeroed_bits(superblocks.region.superblocks()),
+            superblocks,
+        }
+    }
+
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.record_words as u64 * 4
+    }
+
+    fn index(&self, superblock: u32, slot: u32) -> ChunkIndex {
+        // `superblock >= 1` and `superblock < 2^(31 - slot_bits)`, so the index is non-zero and below 2^31.
+        ChunkIndex::from_raw((superblock << self.slot_bits) | slot).expect("superblock numbers start at 1")
+    }
+
+    #[inline]
+    pub(crate) fn superblock_of(&self, index: ChunkIndex) -> u32 {
+        index.raw() >> self.slot_bits
+    }
+
+    #[inline]
+    fn slot_of(&self, index: ChunkIndex) -> u32 {
+        index.raw() & ((1 << self.slot_bits) - 1)
+    }
+
+    /// Whether `index` could be one of this slab's records, for words read from shared memory.
+    pub(crate) fn contains(&self, index: ChunkIndex) -> bool {
+        self.superblock_of(index) < self.limit && self.slot_of(index) < self.slots
+    }
+
+    /// The words of a record.
+    #[inline]
+    pub(crate) fn record(&self, index: ChunkIndex) -> &[AtomicU32] {
+        let offset = self.header_words + self.slot_of(index) as usize * self.record_words;
+        self.superblocks.region.record(self.superblock_of(index), offset, self.record_words)
+    }
+
+    fn free_bits(&self, superblock: u32) -> &[AtomicU32] {
+        self.superblocks.region.record(superblock, 0, self.header_words)
+    }
+
+    /// The bits of word `word` that stand for slots.
+    fn mask(&self, word: usize) -> u32 {
+        let rest = self.slots - word as u32 * 32;
+        if rest >= 32 { u32::MAX } else { (1 << rest) - 1 }
+    }
+
+    /// Takes a free record. Its words hold whatever was there before.
+    ///
+    /// `_guard`: see the module documentation on the grace period.
+    #[inline]
+    pub(crate) fn alloc(&self, magazine: &mut Magazine, guard: &Guard) -> Result<ChunkIndex, AllocError> {
+        if magazine.bits == 0 {
+            self.refill(magazine, guard)?;
+        }
+        let bit = magazine.bits.trailing_zeros();
+        magazine.bits &= magazine.bits - 1;
+        Ok(self.index(magazine.superblock, magazine.word * 32 + bit))
+    }
+
+    /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
+    pub(crate) fn alloc_existing(&self, magazine: &mut Magazine, guard: &Guard) -> Option<ChunkIndex> {
+        if magazine.bits == 0 && !self.refill_existing(magazine, guard) {
+            return None;
+        }
+        self.alloc(magazine, guard).ok()
+    }
+
+    #[cold]
+    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<(), AllocError> {
+        if self.refill_existing(magazine, guard) { Ok(()) } else { self.commit(magazine) }
+    }
+
+    /// Takes a word of free slots from the lowest superblock that has one.
+    fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
+        for (position, available) in self.available.iter().enumerate() {
+            // Acquire: pairs with the Release in `offer` and `commit`, so the superblock is ours and its bits are set.
+            let mut candidates = available.load(Ordering::Acquire);
+            while candidates != 0 {
+                let superblock = position as u32 * 64 + candidates.trailing_zeros();
+                candidates &= candidates - 1;
+                if self.owns(superblock) && self.take_word(superblock, magazine) {
+                    return true;
+                }
+                self.withdraw(superblock);
+                if self.owns(superblock) && self.take_word(superblock, magazine) {
+                    self.offer(superblock);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether the superblock is ours and not retired. Acquire: pairs with the Release in `retire_superblock` through
+    /// the epoch: whoever pins after a superblock was retired sees the mark, and whoever pinned before delays its reuse.
+    fn owns(&self, superblock: u32) -> bool {
+        self.superblocks.owner[superblock as usize].load(Ordering::Acquire) & !EVACUATING == self.number + 1
+    }
+
+    fn take_word(&self, superblock: u32, magazine: &mut Magazine) -> bool {
+        for (word, bits) in self.free_bits(superblock).iter().enumerate() {
+            // Relaxed: only a hint; the swap decides.
+            if bits.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            // Acquire: pairs with the Release in `free`, so the last owner's use of the records is over.
+            let taken = bits.swap(0, Ordering::Acquire);
+            if taken != 0 {
+                *magazine = Magazine { superblock, word: word as u32, bits: taken };
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
+    /// `offer` came before this in the bit's modification order is seen by that look, because both are
+    /// read-modify-writes of the same word (AcqRel); one that comes after sets the bit again.
+    fn withdraw(&self, superblock: u32) {
+        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::AcqRel);
+    }
+
+    fn offer(&self, superblock: u32) {
+        self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::AcqRel);
+    }
+
+    fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
+        let superblock = self.superblocks.acquire(self.number, self.limit)?;
+        for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
+            // Relaxed: published by `offer`.
+            bits.store(self.mask(word), Ordering::Relaxed);
+        }
+        *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
+        self.offer(superblock);
+        Ok(())
+    }
+
+    /// Puts a magazine's remaining slots back.
+    pub(crate) fn flush(&self, magazine: &mut Magazine) {
+        let bits = std::mem::take(&mut magazine.bits);
+        if bits != 0 {
+            self.free_slots(magazine.superblock, magazine.word as usize, bits);
+        }
+    }
+
+    /// Frees a record that no thread can reach any more (never published, or after its grace period).
+    pub(crate) fn free(&self, index: ChunkIndex) {
+        let slot = self.slot_of(index);
+        self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
+    }
+
+    fn free_slots(&self, superblock: u32, word: usize, bits: u32) {
+        // Release: pairs with the Acquire swap in `take_word`.
+        let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
+        debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
+        // Relaxed: a superblock that is being emptied may still be offered for a moment; that only costs time.
+        if self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) & EVACUATING == 0 {
+            self.offer(superblock);
+        }
+    }
+
+    /// Whether a slot is marked free.
+    pub(crate) fn is_free(&self, index: ChunkIndex) -> bool {
+        let slot = self.slot_of(index);
+        self.free_bits(self.superblock_of(index))[slot as usize / 32].load(Ordering::Relaxed) >> (slot % 32) & 1 == 1
+    }
+
+    /// Number of free slots of a superblock of ours.
+    fn free_in(&self, superblock: u32) -> u32 {
+        self.free_bits(superblock).iter().map(|bits| bits.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
+    /// Our superblocks, each with its number of free slots.
+    pub(crate) fn occupancy(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let ours = (FIRST_SUPERBLOCK..self.superblocks.region.superblocks()).filter(|&index| self.owns(index));
+        ours.map(|index| (index, self.free_in(index)))
+    }
+
+    /// Slots of one superblock.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Starts emptying a superblock: no new chunk is taken from it until [`stop_evacuating`](Self::stop_evacuating).
+    pub(crate) fn start_evacuating(&self, superblock: u32) {
+        self.superblocks.owner[superblock as usize].fetch_or(EVACUATING, Ordering::Relaxed);
+        self.withdraw(superblock);
+    }
+
+    /// Takes the superblock back into use.
+    pub(crate) fn stop_evacuating(&self, superblock: u32) {
+        self.superblocks.owner[superblock as usize].fetch_and(!EVACUATING, Ordering::Relaxed);
+        self.offer(superblock);
+    }
+
+    /// Whether the superblock of `index` is being emptied.
+    pub(crate) fn is_evacuating(&self, index: ChunkIndex) -> bool {
+        let owner = &self.superblocks.owner[self.superblock_of(index) as usize];
+        owner.load(Ordering::Relaxed) & EVACUATING != 0
+    }
+
+    /// Retires an empty superblock: takes every slot of it, and after a grace period gives its memory back.
+    /// Returns false, with everything as before, if some slot was in use.
+    pub(crate) fn retire_superblock(&self, superblock: u32, guard: &Guard) -> bool {
+        let words = self.free_bits(superblock);
+        let mut taken = Vec::with_capacity(words.len());
+        for (word, bits) in words.iter().enumerate() {
+            // Acquire: pairs with the Release in `free_slots`, so every record's last use is over.
+            let bits = bits.swap(0, Ordering::Acquire);
+            taken.push(bits);
+            if bits != self.mask(word) {
+                break;
+            }
+        }
+        let complete = taken.len() == words.len() && taken[words.len() - 1] == self.mask(words.len() - 1);
+        if !complete {
+            for (word, &bits) in taken.iter().enumerate().filter(|&(_, &bits)| bits != 0) {
+                self.free_slots(superblock, word, bits);
+            }
+            return false;
+        }
+        // Release: see `owns`.
+        self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Release);
+        self.withdraw(superblock);
+        let superblocks = Arc::clone(&self.superblocks);
+        // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.
+        unsafe { guard.defer_unchecked(move || superblocks.give_back(superblock)) };
+        true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crossbeam_epoch::Collector;
+    use std::collections::HashSet;
+
+    fn slab(superblocks: u32, record_words: usize) -> (Arc<Budget>, Slab) {
+        let budget = Arc::new(Budget::new(1 << 30));
+        let pool = Superblocks::new(superblocks, 16 << 10, Arc::clone(&budget)).unwrap();
+        (budget, Slab::new(0, record_words, Arc::new(pool)))
+    }
+
+    fn drain(handle: &crossbeam_epoch::LocalHandle) {
+        for _ in 0..8 {
+            handle.pin().flush();
+        }
+    }
+
+    #[test]
+    fn every_slot_is_handed_out_once_and_comes_back() {
+        let (budget, slab) = slab(3, 10);
+        let handle = Collector::new().register();
+        let mut magazine = Magazine::default();
+        let mut seen = HashSet::new();
+        loop {
+            match slab.alloc(&mut magazine, &handle.pin()) {
+                Ok(index) => assert!(slab.contains(index) && seen.insert(index)),
+                Err(error) => {
+                    assert_eq!(error, AllocError::IndexSpace);
+                    break;
+                }
+            }
+        }
+        assert_eq!(seen.len() as u32, 3 * slab.slots());
+        assert_eq!(budget.held(), 3 * (16 << 10));
+        for &index in &seen {
+            slab.free(index);
+        }
+        for superblock in 1..=3 {
+            assert!(slab.retire_superblock(superblock, &handle.pin()));
+        }
+        drain(&handle);
+        assert_eq!(budget.held(), 0);
+        assert!(slab.alloc(&mut magazine, &handle.pin()).is_ok(), "superblocks can be taken again");
+    }
+
+    #[test]
+    fn a_superblock_in_use_is_not_retired() {
+        let (budget, slab) = slab(1, 6);
+        let handle = Collector::new().register();
+        let mut magazine = Magazine::default();
+        let kept = slab.alloc(&mut magazine, &handle.pin()).unwrap();
+        slab.flush(&mut magazine);
+        assert!(!slab.retire_superblock(1, &handle.pin()));
+        assert_eq!(slab.occupancy().collect::<Vec<_>>(), [(1, slab.slots() - 1)]);
+        slab.free(kept);
+        assert!(slab.retire_superblock(1, &handle.pin()));
+        drain(&handle);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn low_superblocks_fill_first_and_emptying_ones_are_left_alone() {
+        let (_, slab) = slab(2, 100);
+        let handle = Collector::new().register();
+        let mut magazine = Magazine::default();
+        let first: Vec<_> = (0..slab.slots()).map(|_| slab.alloc(&mut magazine, &handle.pin()).unwrap()).collect();
+        let second = slab.alloc(&mut magazine, &handle.pin()).unwrap();
+        slab.flush(&mut magazine);
+        assert_eq!(slab.superblock_of(second), 2);
+        slab.free(first[3]);
+        assert_eq!(slab.alloc(&mut magazine, &handle.pin()).unwrap(), first[3]);
+        slab.start_evacuating(1);
+        slab.free(first[3]);
+        assert_eq!(slab.superblock_of(slab.alloc(&mut magazine, &handle.pin()).unwrap()), 2);
+        slab.stop_evacuating(1);
+        slab.flush(&mut magazine);
+        assert_eq!(slab.alloc(&mut magazine, &handle.pin()).unwrap(), first[3]);
+    }
+
+    #[test]
+    fn threads_share_without_loss() {
+        let (_, slab) = slab(8, 12);
+        let collector = Collector::new();
+        std::thread::scope(|scope| {
+            for seed in 0..4u32 {
+                let (slab, collector) = (&slab, &collector);
+                scope.spawn(move || {
+                    let handle = collector.register();
+                    let (mut magazine, mut mine, mut random) = (Magazine::default(), Vec::new(), seed + 1);
+                    for round in 0..20_000u32 {
+                        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        if (random >> 16) % 3 != 0 && mine.len() < 500 {
+                            let index = slab.alloc(&mut magazine, &handle.pin()).unwrap();
+                            slab.record(index)[0].store(round ^ seed << 24, Ordering::Relaxed);
+                            mine.push((index, round ^ seed << 24));
+                        } else if let Some((index, stamp)) = mine.pop() {
+                            assert_eq!(slab.record(index)[0].load(Ordering::Relaxed), stamp);
+                            slab.free(index);
+                        }
+                    }
+                    mine.drain(..).for_each(|(index, _)| slab.free(index));
+                    slab.flush(&mut magazine);
+                });
+            }
+        });
+        assert!(slab.occupancy().all(|(_, free)| free == slab.slots()));
+    }
+}

@@ -1,0 +1,190 @@
+//! Giving chunks: admission of rows, growth of rows, refusal at the limit.
+
+use super::Inner;
+use super::table::{Table, bump, tag};
+use crate::budget::OverBudget;
+use crate::chain::{Chains, NewChunk};
+use crate::directory::Inserted;
+use crate::id::{ChunkIndex, Info, TableId};
+use crate::optim::PAYLOAD_MAX;
+use crate::slab::{AllocError, Magazine};
+use crate::sync::Ordering;
+use crossbeam_epoch::Guard;
+
+/// A key with dimensions that have no chunk and were trained.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) table: TableId,
+    pub(super) key: u64,
+    pub(super) hash: u64,
+    pub(super) importance: f32,
+}
+
+/// What became of candidates.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Growth {
+    pub(super) admitted: u64,
+    pub(super) grown: u64,
+    pub(super) refused: u64,
+    /// Why the last one was refused.
+    pub(super) reason: Option<AllocError>,
+}
+
+/// One call's magazines and scratch.
+struct Grower<'i> {
+    inner: &'i Inner,
+    guard: &'i Guard,
+    magazines: Vec<Magazine>,
+    /// Slabs that were out of room a moment ago: no need to ask again for every candidate.
+    exhausted: Vec<Option<AllocError>>,
+    row: Vec<f32>,
+    growth: Growth,
+}
+
+impl Inner {
+    /// Gives chunks to those candidates that have earned them, the most important first.
+    pub(super) fn grow(&self, mut candidates: Vec<Candidate>, guard: &Guard) -> Growth {
+        let wanted = self.growth_threshold();
+        if let Some(sketch) = &self.sketch {
+            candidates.iter_mut().for_each(|candidate| candidate.importance = sketch.estimate(candidate.hash));
+            candidates.retain(|candidate| candidate.importance >= wanted);
+            // Stable, so equals keep the order in which they came.
+            candidates.sort_by(|one, other| other.importance.total_cmp(&one.importance));
+        }
+        let slabs = self.slabs.iter().count();
+        let mut grower = Grower {
+            inner: self,
+            guard,
+            magazines: (0..slabs).map(|_| Magazine::default()).collect(),
+            exhausted: vec![None; slabs],
+            row: Vec::new(),
+            growth: Growth::default(),
+        };
+        // Until the budget has been full once, nothing has to be earned and rows are made whole.
+        let whole = wanted == 0.0;
+        for candidate in &candidates {
+            let table = &self.tables[candidate.table.index()];
+            let before = grower.growth;
+            grower.candidate(table, candidate, whole);
+            bump(&table.counters.admitted, grower.growth.admitted - before.admitted);
+            bump(&table.counters.grown, grower.growth.grown - before.grown);
+            bump(&table.counters.refused, grower.growth.refused - before.refused);
+        }
+        let Grower { mut magazines, growth, .. } = grower;
+        for (slab, magazine) in self.slabs.iter().zip(&mut magazines) {
+            slab.flush(magazine);
+        }
+        if growth.refused > 0 {
+            self.pressure.store(true, Ordering::Relaxed);
+        }
+        growth
+    }
+}
+
+impl Grower<'_> {
+    fn candidate(&mut self, table: &Table, candidate: &Candidate, whole: bool) {
+        let outcome = loop {
+            let chains = table.chains(&self.inner.slabs);
+            match table.find(&chains, candidate.key, candidate.hash, self.guard) {
+                None => match self.admit(table, &chains, candidate) {
+                    Ok(true) if whole && table.layout.chunks > 1 => {}
+                    Ok(true) => break Ok(()),
+                    Ok(false) => {}
+                    Err(error) => break Err(error),
+                },
+                Some(head) => match self.extend(table, &chains, head, candidate, whole) {
+                    Ok(true) => break Ok(()),
+                    Ok(false) => {}
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        if let Err(error) = outcome {
+            self.growth.refused += 1;
+            self.growth.reason = Some(error);
+        }
+    }
+
+    fn alloc(&mut self, slab: usize) -> Result<ChunkIndex, AllocError> {
+        if let Some(error) = self.exhausted[slab] {
+            return Err(error);
+        }
+        let outcome = self.inner.slabs.get(slab).alloc(&mut self.magazines[slab], self.guard);
+        self.exhausted[slab] = outcome.err();
+        outcome
+    }
+
+    fn utility(table: &Table, candidate: &Candidate) -> f32 {
+        candidate.importance * table.scale()
+    }
+
+    /// Makes a row of one chunk. `Ok(false)`: another thread was first.
+    fn admit(&mut self, table: &Table, chains: &Chains<'_>, candidate: &Candidate) -> Result<bool, AllocError> {
+        let head = self.alloc(table.heads)?;
+        let mut payload = [0f32; PAYLOAD_MAX];
+        let payload = &mut payload[..table.layout.payload_words()];
+        table.new_payload(candidate.hash, 0, &mut self.row, payload);
+        let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
+        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        let entered = table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+        match entered {
+            Ok(Inserted::Done) => {
+                table.count_row(0, 1);
+                self.growth.admitted += 1;
+                Ok(true)
+            }
+            Ok(Inserted::Exists(_)) => {
+                chains.discard_head(head);
+                Ok(false)
+            }
+            Err(error) => {
+                chains.discard_head(head);
+                Err(AllocError::OverBudget(error))
+            }
+        }
+    }
+
+    /// Gives a row its first missing chunk, or all of them. `Ok(false)`: the row has gone meanwhile.
+    fn extend(
+        &mut self,
+        table: &Table,
+        chains: &Chains<'_>,
+        head: ChunkIndex,
+        candidate: &Candidate,
+        whole: bool,
+    ) -> Result<bool, AllocError> {
+        let Ok(claim) = chains.claim(head) else { return Ok(false) };
+        let live = chains.ordinals(&claim);
+        let mut chunks = live.len();
+        let before = chunks;
+        let missing = (0..table.layout.chunks).filter(|&ordinal| !live.contains(ordinal));
+        let mut outcome = Ok(true);
+        for ordinal in missing.take(if whole { usize::MAX } else { 1 }) {
+            let tail = match self.alloc(table.tails) {
+                Ok(tail) => tail,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            };
+            let mut payload = [0f32; PAYLOAD_MAX];
+            let payload = &mut payload[..table.layout.payload_words()];
+            table.new_payload(candidate.hash, ordinal, &mut self.row, payload);
+            let info = Info { utility: Self::utility(table, candidate), ordinal: ordinal as u8 };
+            chains.grow(&claim, tail, &NewChunk { info, payload });
+            chunks += 1;
+        }
+        // Counted under the claim, so that the next change of this row counts from the right figure.
+        if chunks > before {
+            table.count_row(before, chunks);
+            self.growth.grown += (chunks - before) as u64;
+        }
+        outcome
+    }
+}
+
+impl From<OverBudget> for AllocError {
+    fn from(error: OverBudget) -> AllocError {
+        AllocError::OverBudget(error)
+    }
+}

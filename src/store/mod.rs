@@ -1,0 +1,525 @@
+//! The store: tables over shared slabs, under one budget, with one policy.
+
+mod clock;
+mod gather;
+mod grow;
+mod iter;
+mod pruner;
+mod round;
+mod shared_rows;
+mod stats;
+mod table;
+mod update;
+mod validate;
+
+pub use iter::{Row, Rows};
+pub use stats::{Events, Stats, TableStats};
+
+use crate::budget::Budget;
+use crate::chain::RowLayout;
+use crate::config::{Policy, StoreConfig, TableConfig};
+use crate::error::{ConfigError, StoreError, Violation};
+use crate::id::TableId;
+use crate::reclaim::{Reclaimer, Slabs};
+use crate::simd::Kernels;
+use crate::sketch::Sketch;
+use crate::slab::{AllocError, Slab, Superblocks};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use clock::Clock;
+use grow::{Candidate, Growth};
+use parking_lot::Mutex;
+use pruner::Pruner;
+use round::RoundScratch;
+use std::sync::Arc;
+use table::Table;
+
+/// How the rows of a bag become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their sum.
+    Sum,
+    /// Their sum divided by their number; an empty bag is zero.
+    Mean,
+}
+
+impl Pooling {
+    /// The weight of each row of bag `bag`.
+    fn weight(self, offsets: &[usize], bag: usize) -> f32 {
+        match self {
+            Pooling::Sum => 1.0,
+            Pooling::Mean => 1.0 / (offsets[bag + 1] - offsets[bag]).max(1) as f32,
+        }
+    }
+}
+
+/// What a call with gradients did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Distinct keys of the batch.
+    pub unique: u64,
+    /// Keys whose row was there and was stepped.
+    pub updated: u64,
+    /// Keys without a row when their turn came: their gradients trained no row, only counted for importance.
+    pub missed: u64,
+    /// Rows that were made.
+    pub admitted: u64,
+    /// Chunks that rows grew by.
+    pub grown: u64,
+    /// Rows and chunks refused for want of room.
+    pub refused: u64,
+}
+
+/// What the end of a step did. All zero unless the store is deterministic, or something was refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepReport {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Rows that were made.
+    pub admitted: u64,
+    /// Chunks that rows grew by.
+    pub grown: u64,
+    /// Rows and chunks refused for want of room.
+    pub refused: u64,
+    /// The pruning round that ran within this step, if one did.
+    pub round: Option<PruneReport>,
+}
+
+/// What a pruning round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PruneReport {
+    /// Chunks below this importance went; 0 if none had to.
+    pub threshold: f32,
+    /// Chunks taken from rows that stayed.
+    pub shrunk: u64,
+    /// Rows that lost their last chunk.
+    pub evicted: u64,
+    /// Chunks moved to empty sparse superblocks.
+    pub moved: u64,
+}
+
+/// Everything but the pruning thread.
+struct Inner {
+    config: StoreConfig,
+    budget: Arc<Budget>,
+    superblocks: Arc<Superblocks>,
+    slabs: Arc<Slabs>,
+    reclaimer: Arc<Reclaimer>,
+    tables: Vec<Table>,
+    sketch: Option<Sketch>,
+    /// Bytes held from beginning to end: bookkeeping, sketch, shared rows.
+    fixed_bytes: u64,
+    clock: Clock,
+    threshold: AtomicU32,
+    /// Growth was refused since the last round.
+    pressure: AtomicBool,
+    /// Deterministic mode: what waits for the end of the step.
+    pending: Mutex<Vec<Candidate>>,
+    round: Mutex<RoundScratch>,
+}
+
+/// Embedding rows of one or more tables in a hard memory budget.
+///
+/// All methods take `&self` and may be called from any threads at once. See the [crate's page](crate) for an example
+/// and for what a reader may see.
+pub struct Store {
+    inner: Arc<Inner>,
+    pruner: Option<Pruner>,
+}
+
+/// Smallest and largest superblock, in bytes: a 512th of the budget in between.
+const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+
+impl Store {
+    /// Makes a store with the given tables; [`TableId`]s follow their order.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a setting is out of range, if the budget cannot hold one row of each table, or if the system
+    /// refuses the address range.
+    pub fn new(config: StoreConfig, tables: Vec<TableConfig>) -> Result<Store, ConfigError> {
+        let inner = Arc::new(Inner::new(config, tables)?);
+        let background = inner.sketch.is_some() && !inner.config.deterministic;
+        let pruner = if background { Some(Pruner::start(&inner)?) } else { None };
+        Ok(Store { inner, pruner })
+    }
+
+    /// The table called `name`.
+    pub fn table(&self, name: &str) -> Option<TableId> {
+        self.inner.tables.iter().position(|table| table.config.name == name).map(TableId::new)
+    }
+
+    /// Number of tables.
+    pub fn table_count(&self) -> usize {
+        self.inner.tables.len()
+    }
+
+    /// A table's dimension.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`].
+    pub fn dim(&self, table: TableId) -> Result<usize, StoreError> {
+        Ok(self.inner.table(table)?.layout.dim)
+    }
+
+    /// Copies the rows of `keys` to `out`, `[keys.len(), dim]`, row after row. Dimensions without a chunk read as the
+    /// table's [`Fallback`](crate::Fallback). Each row is of one moment: never half an update.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Length`]; `out` is then untouched.
+    pub fn gather(&self, table: TableId, keys: &[u64], out: &mut [f32]) -> Result<(), StoreError> {
+        let table = self.inner.table(table)?;
+        table.check_length("out", out.len(), keys.len())?;
+        self.inner.gather(table, keys, out);
+        Ok(())
+    }
+
+    /// Pools the rows of each bag into `out`, `[bags, dim]`. Bag `b` is `keys[offsets[b]..offsets[b + 1]]`, so there is
+    /// one more offset than bags. An empty bag is zero.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Offsets`], [`StoreError::Length`]; `out` is then untouched.
+    pub fn gather_pooled(
+        &self,
+        table: TableId,
+        keys: &[u64],
+        offsets: &[usize],
+        pooling: Pooling,
+        out: &mut [f32],
+    ) -> Result<(), StoreError> {
+        let table = self.inner.table(table)?;
+        table.check_offsets(offsets, keys.len())?;
+        table.check_length("out", out.len(), offsets.len() - 1)?;
+        self.inner.gather_pooled(table, keys, offsets, pooling, out);
+        Ok(())
+    }
+
+    /// Trains the rows of `keys` with their gradients, `[keys.len(), dim]`: gradients of a key that occurs more than
+    /// once are summed first, then every row takes one optimizer step. Gradients of dimensions without a chunk train
+    /// the fallback and count for the row's importance; what has earned a chunk gets it at once, or, in a deterministic
+    /// store, in [`step`](Self::step).
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Length`], [`StoreError::NotFinite`]: nothing was done. With
+    /// [`Policy::None`], [`StoreError::BudgetExhausted`] or [`StoreError::IndexSpace`]: all that had room was done.
+    pub fn apply_gradients(&self, table: TableId, keys: &[u64], grads: &[f32]) -> Result<Applied, StoreError> {
+        let (id, table) = (table, self.inner.table(table)?);
+        table.check_length("the gradient", grads.len(), keys.len())?;
+        let dim = table.layout.dim;
+        table.check_finite(grads, |row| keys[row])?;
+        let (applied, growth) = self.inner.apply(id, table, keys, |row| (&grads[row * dim..(row + 1) * dim], 1.0));
+        self.finish(applied, growth)
+    }
+
+    /// Like [`apply_gradients`](Self::apply_gradients) with the gradients of pooled rows, `[bags, dim]`: each key of a
+    /// bag gets the bag's gradient, divided by the bag's size for [`Pooling::Mean`].
+    ///
+    /// # Errors
+    /// As [`apply_gradients`](Self::apply_gradients), and [`StoreError::Offsets`].
+    pub fn apply_pooled_gradients(
+        &self,
+        table: TableId,
+        keys: &[u64],
+        offsets: &[usize],
+        pooling: Pooling,
+        grads: &[f32],
+    ) -> Result<Applied, StoreError> {
+        let (id, table) = (table, self.inner.table(table)?);
+        table.check_offsets(offsets, keys.len())?;
+        table.check_length("the gradient", grads.len(), offsets.len() - 1)?;
+        let dim = table.layout.dim;
+        table.check_finite(grads, |bag| keys.get(offsets[bag]).copied().unwrap_or(0))?;
+        let bags = offsets.windows(2).enumerate();
+        let bag_of: Vec<usize> = bags.flat_map(|(bag, ends)| std::iter::repeat_n(bag, ends[1] - ends[0])).collect();
+        let (applied, growth) = self.inner.apply(id, table, keys, |position| {
+            let bag = bag_of[position];
+            (&grads[bag * dim..(bag + 1) * dim], pooling.weight(offsets, bag))
+        });
+        self.finish(applied, growth)
+    }
+
+    fn finish(&self, mut applied: Applied, growth: Growth) -> Result<Applied, StoreError> {
+        applied.admitted = growth.admitted;
+        applied.grown = growth.grown;
+        applied.refused = growth.refused;
+        self.inner.refusal(&growth)?;
+        Ok(applied)
+    }
+
+    /// Ends a training step: utilities decay by one step. In a deterministic store this is also when chunks that were
+    /// earned in the step are made, and when pruning rounds run; otherwise the pruning thread is told if one is due.
+    ///
+    /// # Errors
+    /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
+    pub fn step(&self) -> Result<StepReport, StoreError> {
+        let step = self.inner.clock.advance();
+        let mut report = StepReport { step, ..StepReport::default() };
+        if self.inner.config.deterministic {
+            let growth = self.inner.grow_pending();
+            report.admitted = growth.admitted;
+            report.grown = growth.grown;
+            report.refused = growth.refused;
+            if self.inner.round_is_due() {
+                report.round = Some(self.inner.round());
+            }
+            self.inner.refusal(&growth)?;
+        } else if let Some(pruner) = &self.pruner
+            && self.inner.round_is_due()
+        {
+            pruner.wake();
+        }
+        Ok(report)
+    }
+
+    /// Runs a pruning round now, whether or not one is due, and returns when it is over. Training goes on meanwhile.
+    ///
+    /// # Errors
+    /// None today; a round only ever takes what the policy allows.
+    pub fn prune(&self) -> Result<PruneReport, StoreError> {
+        Ok(self.inner.round())
+    }
+
+    /// Figures of this moment. Walks the superblocks, not the rows.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// Removes a row, whatever its importance. Returns whether it was there.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`].
+    pub fn remove(&self, table: TableId, key: u64) -> Result<bool, StoreError> {
+        Ok(self.inner.remove_row(self.inner.table(table)?, key))
+    }
+
+    /// Lists a table's rows.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`].
+    pub fn iter(&self, table: TableId) -> Result<Rows<'_>, StoreError> {
+        Ok(Rows::new(&self.inner, self.inner.table(table)?))
+    }
+
+    /// Walks everything and checks the invariants of the design: conservation of records and of bytes, chains, counts.
+    /// For tests and quiet moments: calls that run beside it may make it report what is no defect.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn validate(&self) -> Result<(), Violation> {
+        self.inner.validate()
+    }
+
+    /// Sets a table's learning rate for the calls that begin after this one.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`]; [`StoreError::Setting`] if the rate is negative or not finite.
+    pub fn set_learning_rate(&self, table: TableId, rate: f32) -> Result<(), StoreError> {
+        let table = self.inner.table(table)?;
+        if !(rate.is_finite() && rate >= 0.0) {
+            let expected = "a finite number of at least 0";
+            return Err(StoreError::Setting { table: table.config.name.clone(), what: "the learning rate", found: rate, expected });
+        }
+        table.set_learning_rate(rate);
+        Ok(())
+    }
+}
+
+impl Table {
+    fn check_length(&self, what: &'static str, found: usize, rows: usize) -> Result<(), StoreError> {
+        let dim = self.layout.dim;
+        match rows.checked_mul(dim) {
+            Some(expected) if expected == found => Ok(()),
+            expected => Err(StoreError::Length {
+                table: self.config.name.clone(),
+                what,
+                found,
+                expected: expected.unwrap_or(usize::MAX),
+                keys: rows,
+                dim,
+            }),
+        }
+    }
+
+    fn check_offsets(&self, offsets: &[usize], keys: usize) -> Result<(), StoreError> {
+        let fail = |position, found| Err(StoreError::Offsets { table: self.config.name.clone(), position, found, keys });
+        match (offsets.first(), offsets.last()) {
+            (Some(0), _) => {}
+            (first, _) => return fail(0, first.copied().unwrap_or(usize::MAX)),
+        }
+        if let Some(fall) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
+            return fail(fall + 1, offsets[fall + 1]);
+        }
+        if offsets[offsets.len() - 1] != keys {
+            return fail(offsets.len() - 1, offsets[offsets.len() - 1]);
+        }
+        Ok(())
+    }
+
+    fn check_finite(&self, grads: &[f32], key: impl Fn(usize) -> u64) -> Result<(), StoreError> {
+        if Kernels::get().all_finite(grads) {
+            return Ok(());
+        }
+        let at = grads.iter().position(|value| !value.is_finite()).unwrap_or(0);
+        let (row, dimension) = (at / self.layout.dim, at % self.layout.dim);
+        Err(StoreError::NotFinite { table: self.config.name.clone(), key: key(row), dimension, value: grads[at] })
+    }
+}
+
+impl Inner {
+    fn new(config: StoreConfig, tables: Vec<TableConfig>) -> Result<Inner, ConfigError> {
+        config.check(&tables)?;
+        let plan = Plan::new(&config, &tables)?;
+        let too_small = |_| plan.too_small(&config, tables.len());
+        let budget = Arc::new(Budget::new(config.budget));
+        budget.reserve(plan.fixed_bytes).map_err(too_small)?;
+        let reserve = |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
+        let superblocks = Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
+        let superblocks = Arc::new(superblocks);
+        let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
+        let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));
+        let mut made = Vec::with_capacity(tables.len());
+        for (table, layout) in tables.iter().zip(&plan.layouts) {
+            let slabs = (plan.slab_of(layout.head_words()), plan.slab_of(layout.tail_words()));
+            let table = Table::new(table.clone(), layout.clone(), slabs, config.seed, Arc::clone(&budget));
+            made.push(table.map_err(too_small)?);
+        }
+        let (decay, sketch) = match &config.policy {
+            Policy::None => (1.0, None),
+            Policy::Fiited(policy) => (policy.decay, Some(Sketch::new(plan.sketch_bytes))),
+        };
+        Ok(Inner {
+            budget,
+            superblocks,
+            slabs,
+            reclaimer: Reclaimer::new(),
+            tables: made,
+            sketch,
+            fixed_bytes: plan.fixed_bytes,
+            clock: Clock::new(decay),
+            threshold: AtomicU32::new(0),
+            pressure: AtomicBool::new(false),
+            pending: Mutex::new(Vec::new()),
+            round: Mutex::new(RoundScratch::new()),
+            config,
+        })
+    }
+
+    fn table(&self, id: TableId) -> Result<&Table, StoreError> {
+        self.tables.get(id.index()).ok_or(StoreError::UnknownTable { table: id, tables: self.tables.len() })
+    }
+
+    fn threshold(&self) -> f32 {
+        f32::from_bits(self.threshold.load(Ordering::Relaxed))
+    }
+
+    fn set_threshold(&self, threshold: f32) {
+        self.threshold.store(threshold.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The importance that earns a missing chunk; 0 while everything has room.
+    fn growth_threshold(&self) -> f32 {
+        match &self.config.policy {
+            Policy::None => 0.0,
+            Policy::Fiited(policy) => self.threshold() * (1.0 + policy.hysteresis),
+        }
+    }
+
+    fn headroom(&self) -> f32 {
+        match &self.config.policy {
+            Policy::None => 0.0,
+            Policy::Fiited(policy) => policy.headroom,
+        }
+    }
+
+    /// Whether the policy asks for a round after this step: by its period, or sooner because growth was refused.
+    fn round_is_due(&self) -> bool {
+        let Policy::Fiited(policy) = &self.config.policy else { return false };
+        let since = self.clock.since_round();
+        let regular = since >= policy.period_steps && self.clock.steps() >= policy.warmup_steps;
+        let pressed = self.pressure.load(Ordering::Relaxed) && since >= (policy.period_steps / 64).max(1);
+        regular || pressed
+    }
+
+    /// Deterministic mode: grows what earned it in this step, whatever the order in which threads reported it.
+    fn grow_pending(&self) -> Growth {
+        let mut pending = std::mem::take(&mut *self.pending.lock());
+        // Stable: each table's candidates came from one thread and are in its batches' order.
+        pending.sort_by_key(|candidate| candidate.table);
+        let growth = self.grow(pending, &self.reclaimer.pin());
+        self.collect();
+        growth
+    }
+
+    /// Without a policy nothing can make room, so a refusal is an error.
+    fn refusal(&self, growth: &Growth) -> Result<(), StoreError> {
+        let refused = growth.refused;
+        match (&self.config.policy, growth.reason) {
+            (Policy::None, Some(AllocError::OverBudget(over))) => {
+                Err(StoreError::BudgetExhausted { limit: over.limit, held: over.held, asked: over.asked, refused })
+            }
+            (_, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sizes that follow from the configuration.
+struct Plan {
+    layouts: Vec<RowLayout>,
+    /// Distinct sizes of records: one slab each.
+    record_words: Vec<usize>,
+    superblocks: u32,
+    superblock_bytes: usize,
+    sketch_bytes: u64,
+    fixed_bytes: u64,
+    /// The least budget that holds one row of each table.
+    needed: u64,
+}
+
+impl Plan {
+    fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
+        let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
+        let layouts: Vec<RowLayout> = tables.iter().map(layout).collect();
+        let mut record_words: Vec<usize> = layouts.iter().map(RowLayout::head_words).collect();
+        record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
+        record_words.sort_unstable();
+        record_words.dedup();
+        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
+        let superblock_bytes = 1u64 << wanted.ilog2();
+        // 2^31 chunk indices cannot name more than 2^30 superblocks.
+        let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
+        let sketch_bytes = match &config.policy {
+            Policy::None => 0,
+            Policy::Fiited(policy) => {
+                let bytes = (config.budget as f64 * f64::from(policy.sketch)) as u64;
+                Sketch::bytes_for(bytes)
+            }
+        };
+        let mut fixed = Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
+        for (table, layout) in tables.iter().zip(&layouts) {
+            let bytes = Table::fixed_bytes(table, layout);
+            fixed = bytes.and_then(|bytes| fixed.checked_add(bytes)).unwrap_or(u64::MAX / 4);
+        }
+        let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
+        // A 64th is kept for directory rebuilds; see `Budget`.
+        let needed = (fixed + first_rows) / 63 * 64 + 64;
+        let plan = Plan {
+            layouts,
+            record_words,
+            superblocks,
+            superblock_bytes: superblock_bytes as usize,
+            sketch_bytes,
+            fixed_bytes: fixed,
+            needed,
+        };
+        if needed > config.budget { Err(plan.too_small(config, tables.len())) } else { Ok(plan) }
+    }
+
+    fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
+        ConfigError::BudgetTooSmall { budget: config.budget, needed: self.needed.max(config.budget + 1), tables }
+    }
+
+    /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;
+    /// their number is then the first slab's and never used.
+    fn slab_of(&self, words: usize) -> usize {
+        self.record_words.binary_search(&words).unwrap_or(0)
+    }
+}

@@ -1,0 +1,333 @@
+//! A pruning round: find the threshold, take what lies below it, give memory back.
+//!
+//! A round walks the directories one segment at a time, each under a pin of its own, and claims one row at a time, so
+//! that no batch ever waits for more than the copy of one row.
+
+use super::table::{Table, bump, tag};
+use super::{Inner, PruneReport};
+use crate::chain::Chains;
+use crate::id::{ChunkIndex, Info};
+use crate::importance::Histogram;
+use crate::reclaim::Retired;
+use crate::sequence::{Claim, Gone, Unclaimed};
+use crate::slab::Magazine;
+use crate::sync::{Ordering, spin_wait};
+use crossbeam_epoch::Guard;
+
+/// Attempts at a row that others keep claimed before the round goes on without it.
+const ATTEMPTS: u32 = 256;
+/// A superblock with less than this part of its slots in use is worth emptying.
+const SPARSE: f64 = 0.5;
+
+/// A round's histograms: allocated once, counted in the budget.
+pub(super) struct RoundScratch {
+    table: Histogram,
+    all: Histogram,
+    rounds: u64,
+}
+
+impl RoundScratch {
+    pub(super) const BYTES: u64 = 2 * Histogram::BYTES;
+
+    pub(super) fn new() -> RoundScratch {
+        RoundScratch { table: Histogram::new(), all: Histogram::new(), rounds: 0 }
+    }
+}
+
+/// Which chunks go: all below `surely`, and those below `threshold` while `quota` bytes are still wanted.
+struct Cut {
+    surely: f32,
+    threshold: f32,
+    quota: u64,
+}
+
+impl Inner {
+    /// One round. Rounds exclude each other; training goes on.
+    pub(super) fn round(&self) -> PruneReport {
+        let mut scratch = self.round.lock();
+        scratch.rounds += 1;
+        let pressed = self.pressure.swap(false, Ordering::Relaxed);
+        let mut report = PruneReport::default();
+        let factor = self.clock.begin_round();
+        scratch.all.clear();
+        for table in &self.tables {
+            self.measure(table, factor, &mut scratch);
+        }
+        if let Some(sketch) = &self.sketch {
+            sketch.decay(factor);
+        }
+        let wanted = self.wanted_bytes();
+        if wanted > 0 {
+            let threshold = scratch.all.threshold(wanted);
+            let cut = Cut { surely: threshold / 1.3, threshold, quota: wanted };
+            self.cut(cut, scratch.rounds, &mut report);
+            self.set_threshold(threshold.min(f32::MAX));
+            report.threshold = threshold;
+        } else if !pressed {
+            self.ease();
+        }
+        self.collect();
+        if pressed || wanted > 0 {
+            report.moved += self.compact();
+        }
+        self.retire_empty();
+        self.collect();
+        report
+    }
+
+    /// Frees what is retired, as far as pinned threads let it.
+    pub(super) fn collect(&self) {
+        self.reclaimer.collect(|| self.slabs.retired_bytes() + self.budget.awaiting());
+    }
+
+    /// Bytes of chunks that have to go so that the policy's headroom is free.
+    fn wanted_bytes(&self) -> u64 {
+        let headroom = (self.budget.limit() as f64 * f64::from(self.headroom())) as u64;
+        headroom.saturating_sub(self.free_bytes())
+    }
+
+    /// Bytes that growth could have: free records, retired ones, and what was never committed.
+    fn free_bytes(&self) -> u64 {
+        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes()
+    }
+
+    /// Lets the threshold fall when there is clearly more room than the policy asks for.
+    fn ease(&self) {
+        let headroom = (self.budget.limit() as f64 * f64::from(self.headroom())) as u64;
+        if self.free_bytes() > 4 * headroom {
+            self.set_threshold(0.0);
+        } else if self.free_bytes() > 2 * headroom {
+            self.set_threshold(self.threshold() * 0.7);
+        }
+    }
+
+    /// Calls `visit` with every row of a table, one segment per pin, beginning at a tag.
+    fn for_each_row(&self, table: &Table, from: u32, mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard)) {
+        let chains = table.chains(&self.slabs);
+        let mut rows = Vec::new();
+        let (mut at, mut wrapped) = (from, false);
+        loop {
+            let guard = self.reclaimer.pin();
+            rows.clear();
+            let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
+            let mut retired = Retired::default();
+            for ahead in rows.iter().take(8) {
+                chains.prefetch_head(ahead.1);
+            }
+            for (position, &(tag, head)) in rows.iter().enumerate() {
+                if let Some(ahead) = rows.get(position + 8) {
+                    chains.prefetch_head(ahead.1);
+                }
+                visit(&chains, tag, head, &mut retired, &guard);
+            }
+            retired.retire(&self.slabs, &guard);
+            // A refusal only means that the segment stays larger than it need be.
+            let _ = table.directory.tidy(at, &guard);
+            match next {
+                Some(next) if !wrapped || next <= from => at = next,
+                None if !wrapped && from > 0 => (at, wrapped) = (0, true),
+                _ => return,
+            }
+            if wrapped && at >= from {
+                return;
+            }
+        }
+    }
+
+    /// Decays a table's utilities, sets its scale and adds its chunks to the global histogram.
+    fn measure(&self, table: &Table, factor: f32, scratch: &mut RoundScratch) {
+        scratch.table.clear();
+        let (head_bytes, tail_bytes) = self.record_bytes(table);
+        self.for_each_row(table, 0, |chains, _, head, _, _| {
+            let Some(claim) = patiently(chains, head) else { return };
+            for chunk in chains.chunks(&claim) {
+                let Info { utility, ordinal } = chunk.info();
+                let utility = utility * factor;
+                chunk.set_info(Info { utility, ordinal });
+                scratch.table.add(utility, if chunk.tail.is_some() { tail_bytes } else { head_bytes });
+            }
+        });
+        let scale = scratch.table.percentile(0.95);
+        if scale > 0.0 {
+            table.set_scale(scale);
+        }
+        if table.scale() > 0.0 {
+            scratch.all.add_scaled(&scratch.table, table.scale());
+        }
+    }
+
+    fn record_bytes(&self, table: &Table) -> (u64, u64) {
+        (self.slabs.get(table.heads).record_bytes(), self.slabs.get(table.tails).record_bytes())
+    }
+
+    /// Takes chunks below the cut. Where it begins changes from round to round, so that chunks in the cut's last bin
+    /// are not always taken from the same tables and keys.
+    fn cut(&self, mut cut: Cut, round: u64, report: &mut PruneReport) {
+        let tables = self.tables.len();
+        let first = (round as usize).wrapping_mul(7) % tables;
+        let from = (round as u32).wrapping_mul(0x9E37_79B1);
+        for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
+            let scale = table.scale();
+            if scale == 0.0 {
+                continue;
+            }
+            let (head_bytes, tail_bytes) = self.record_bytes(table);
+            self.for_each_row(table, from, |chains, tag, head, retired, guard| {
+                let limit = if cut.quota > 0 { cut.threshold } else { cut.surely } * scale;
+                let Some(claim) = patiently(chains, head) else { return };
+                if chains.chunks(&claim).all(|chunk| chunk.info().utility >= limit) {
+                    return;
+                }
+                let shrunk = self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
+                let bytes = u64::from(shrunk.shrunk) * tail_bytes + u64::from(shrunk.evicted) * head_bytes;
+                cut.quota = cut.quota.saturating_sub(bytes);
+                report.shrunk += u64::from(shrunk.shrunk);
+                report.evicted += u64::from(shrunk.evicted);
+            });
+        }
+    }
+
+    /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
+    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
+    pub(super) fn shrink_row(
+        &self,
+        table: &Table,
+        chains: &Chains<'_>,
+        claim: Claim<'_>,
+        tag: u32,
+        head: ChunkIndex,
+        drop: impl Fn(Info) -> bool,
+        retired: &mut Retired,
+        guard: &Guard,
+    ) -> Taken {
+        let before = chains.ordinals(&claim).len();
+        let shrunk = chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
+        let evicted = u32::from(shrunk.row_gone);
+        if shrunk.row_gone {
+            let removed = table.directory.remove(tag, head, guard);
+            debug_assert!(removed, "a live row's word is in its directory");
+            retired.push(table.heads, head);
+        }
+        let taken = Taken { shrunk: shrunk.taken - evicted, evicted };
+        bump(&table.counters.shrunk, u64::from(taken.shrunk));
+        bump(&table.counters.evicted, u64::from(evicted));
+        taken
+    }
+
+    /// Empties sparse superblocks by moving their chunks, so that other slabs, or the system, can have them. Returns
+    /// the number of chunks moved.
+    pub(super) fn compact(&self) -> u64 {
+        let mut victims = Vec::new();
+        for slab in self.slabs.iter() {
+            let mut occupancy: Vec<_> = slab.occupancy().collect();
+            let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
+            // The emptiest first; each must fit into what the others have free.
+            occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
+            for (superblock, free_here) in occupancy {
+                let used = u64::from(slab.slots() - free_here);
+                let sparse = (used as f64) < SPARSE * f64::from(slab.slots()) || free > 3 * u64::from(slab.slots());
+                free = free.saturating_sub(u64::from(free_here));
+                if used == 0 || !sparse || used * 2 > free {
+                    break;
+                }
+                free -= used;
+                slab.start_evacuating(superblock);
+                victims.push((slab, superblock));
+            }
+        }
+        if victims.is_empty() {
+            return 0;
+        }
+        let mut moved = 0;
+        for table in &self.tables {
+            moved += self.evacuate(table);
+        }
+        self.collect();
+        self.retire_empty();
+        for (slab, superblock) in victims {
+            slab.stop_evacuating(superblock);
+        }
+        moved
+    }
+
+    /// Moves every chunk of a table that is in a superblock being emptied.
+    fn evacuate(&self, table: &Table) -> u64 {
+        let mut magazines = [Magazine::default(), Magazine::default()];
+        let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+        let mut moved = 0;
+        self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
+            let Some(claim) = patiently(chains, head) else { return };
+            let wandering: Vec<ChunkIndex> =
+                chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
+            for from in wandering {
+                // Only into superblocks that are there already: compaction must not take more memory.
+                let Some(to) = tails.alloc_existing(&mut magazines[1], guard) else { break };
+                chains.relocate_tail(&claim, from, to);
+                retired.push(table.tails, from);
+                moved += 1;
+            }
+            if heads.is_evacuating(head)
+                && let Some(to) = heads.alloc_existing(&mut magazines[0], guard)
+            {
+                if chains.relocate_head(claim, to, || table.directory.relocate(tag, head, to, guard)) {
+                    retired.push(table.heads, head);
+                    moved += 1;
+                } else {
+                    debug_assert!(false, "a claimed row's word is in its directory");
+                    heads.free(to);
+                }
+            }
+        });
+        heads.flush(&mut magazines[0]);
+        tails.flush(&mut magazines[1]);
+        moved
+    }
+
+    /// Gives empty superblocks back to the system.
+    fn retire_empty(&self) {
+        let guard = self.reclaimer.pin();
+        for slab in self.slabs.iter() {
+            let empty: Vec<u32> = slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
+            for superblock in empty {
+                slab.retire_superblock(superblock, &guard);
+            }
+        }
+    }
+
+    /// Removes a row, whatever its importance. Returns whether it was there.
+    pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
+        let (key, hash) = table.resolve(key);
+        let guard = self.reclaimer.pin();
+        let chains = table.chains(&self.slabs);
+        while let Some(head) = table.find(&chains, key, hash, &guard) {
+            match chains.claim(head) {
+                Ok(claim) => {
+                    let mut retired = Retired::default();
+                    self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
+                    retired.retire(&self.slabs, &guard);
+                    return true;
+                }
+                Err(Gone) => {}
+            }
+        }
+        false
+    }
+}
+
+/// What was taken from a row: chunks while it stayed, and the row itself.
+pub(super) struct Taken {
+    shrunk: u32,
+    evicted: u32,
+}
+
+/// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
+fn patiently<'s>(chains: &Chains<'s>, head: ChunkIndex) -> Option<Claim<'s>> {
+    for attempt in 0..ATTEMPTS {
+        match chains.try_claim(head) {
+            Ok(claim) => return Some(claim),
+            Err(Unclaimed::Gone) => return None,
+            Err(Unclaimed::Busy) => spin_wait(attempt),
+        }
+    }
+    None
+}

@@ -1,0 +1,199 @@
+//! One table of a store: its settings, its directory, its counters.
+
+use super::shared_rows::SharedRows;
+use super::stats::Events;
+use crate::budget::{Budget, OverBudget};
+use crate::chain::{Chains, RowLayout};
+use crate::config::{Fallback, Init, Keys, TableConfig};
+use crate::directory::Directory;
+use crate::id::ChunkIndex;
+use crate::reclaim::Slabs;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crossbeam_epoch::Guard;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Figures that change while a table is used. Relaxed everywhere: nothing is published through them.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) admitted: AtomicU64,
+    pub(super) grown: AtomicU64,
+    pub(super) shrunk: AtomicU64,
+    pub(super) evicted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) missed: AtomicU64,
+}
+
+pub(super) fn bump(counter: &AtomicU64, by: u64) {
+    if by > 0 {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// See the module documentation.
+pub(super) struct Table {
+    pub(super) config: TableConfig,
+    pub(super) layout: RowLayout,
+    /// Numbers of the slabs of head and of tail records.
+    pub(super) heads: usize,
+    pub(super) tails: usize,
+    pub(super) directory: Directory,
+    seed: u64,
+    pub(super) shared: Option<SharedRows>,
+    pub(super) counters: Counters,
+    /// Rows by their number of live chunks.
+    pub(super) rows_by_chunks: Box<[AtomicU64]>,
+    learning_rate: AtomicU32,
+    scale: AtomicU32,
+}
+
+impl Table {
+    /// Heap bytes of a table beyond its directory, whose bytes the directory itself reserves.
+    pub(super) fn fixed_bytes(config: &TableConfig, layout: &RowLayout) -> Option<u64> {
+        let shared = SharedRows::bytes_for(config.fallback, config.dim, &config.optimizer)?;
+        shared.checked_add((size_of::<Table>() + config.name.len() + (layout.chunks + 1) * 8) as u64)
+    }
+
+    pub(super) fn new(
+        config: TableConfig,
+        layout: RowLayout,
+        slabs: (usize, usize),
+        seed: u64,
+        budget: Arc<Budget>,
+    ) -> Result<Table, OverBudget> {
+        Ok(Table {
+            heads: slabs.0,
+            tails: slabs.1,
+            directory: Directory::new(budget)?,
+            // A seed of its own, so that collisions of hashed rows are not the same in all tables.
+            seed: xxh3_64_with_seed(config.name.as_bytes(), seed),
+            shared: SharedRows::new(config.fallback, config.dim, &config.optimizer),
+            counters: Counters::default(),
+            rows_by_chunks: (0..=layout.chunks).map(|_| AtomicU64::new(0)).collect(),
+            learning_rate: AtomicU32::new(config.optimizer.learning_rate().to_bits()),
+            scale: AtomicU32::new(0),
+            config,
+            layout,
+        })
+    }
+
+    #[inline]
+    pub(super) fn chains<'s>(&'s self, slabs: &'s Slabs) -> Chains<'s> {
+        Chains { layout: &self.layout, heads: slabs.get(self.heads), tails: slabs.get(self.tails) }
+    }
+
+    /// The row that a key names, and its hash.
+    #[inline]
+    pub(super) fn resolve(&self, key: u64) -> (u64, u64) {
+        let hash = xxh3_64_with_seed(&key.to_le_bytes(), self.seed);
+        match self.config.keys {
+            Keys::Exact => (key, hash),
+            Keys::Hashed { virtual_rows } => {
+                let row = ((u128::from(hash) * u128::from(virtual_rows)) >> 64) as u64;
+                self.rehash(row)
+            }
+        }
+    }
+
+    /// A row's key, and its hash: what [`resolve`](Self::resolve) gave for it.
+    pub(super) fn rehash(&self, row_key: u64) -> (u64, u64) {
+        (row_key, xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed))
+    }
+
+    /// The row of a resolved key, if it is live.
+    #[inline]
+    pub(super) fn find(&self, chains: &Chains<'_>, key: u64, hash: u64, guard: &Guard) -> Option<ChunkIndex> {
+        self.directory.find(tag(hash), guard, |head| chains.probe(head, key))
+    }
+
+    pub(super) fn learning_rate(&self) -> f32 {
+        f32::from_bits(self.learning_rate.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_learning_rate(&self, rate: f32) {
+        self.learning_rate.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The utility that counts as importance 1; 0 until there is one.
+    pub(super) fn scale(&self) -> f32 {
+        f32::from_bits(self.scale.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_scale(&self, scale: f32) {
+        self.scale.store(scale.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Sets the scale if there is none yet, and returns the one that holds.
+    pub(super) fn scale_or_set(&self, first: f32) -> f32 {
+        match self.scale.compare_exchange(0, first.to_bits(), Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => first,
+            Err(there) => f32::from_bits(there),
+        }
+    }
+
+    /// A row went from `before` live chunks to `after`.
+    pub(super) fn count_row(&self, before: usize, after: usize) {
+        if before > 0 {
+            self.rows_by_chunks[before].fetch_sub(1, Ordering::Relaxed);
+        }
+        if after > 0 {
+            self.rows_by_chunks[after].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn events(&self) -> Events {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Events {
+            admitted: read(&self.counters.admitted),
+            grown: read(&self.counters.grown),
+            shrunk: read(&self.counters.shrunk),
+            evicted: read(&self.counters.evicted),
+            refused: read(&self.counters.refused),
+            missed: read(&self.counters.missed),
+        }
+    }
+
+    /// Fills `out`, `[dim]`, with what a row without chunks reads as.
+    #[inline]
+    pub(super) fn read_fallback(&self, hash: u64, out: &mut [f32]) {
+        match &self.shared {
+            None => out.fill(0.0),
+            Some(shared) => shared.read(self.shared_row(shared, hash), out),
+        }
+    }
+
+    #[inline]
+    pub(super) fn shared_row(&self, shared: &SharedRows, hash: u64) -> usize {
+        match self.config.fallback {
+            Fallback::HashedRow { .. } => shared.row_for(hash),
+            Fallback::DefaultVector | Fallback::Zero => 0,
+        }
+    }
+
+    /// Fills `payload` with a new chunk of the row: the fallback's values plus the initial weights, then zero state.
+    /// `row` is scratch, `[dim]`.
+    pub(super) fn new_payload(&self, hash: u64, ordinal: usize, row: &mut Vec<f32>, payload: &mut [f32]) {
+        let dims = self.layout.dims(ordinal);
+        let weights = &mut payload[..self.layout.chunk];
+        weights.fill(0.0);
+        if self.shared.is_some() {
+            row.resize(self.layout.dim, 0.0);
+            self.read_fallback(hash, row);
+            weights[..dims.len()].copy_from_slice(&row[dims.clone()]);
+        }
+        if let Init::Uniform { bound } = self.config.init {
+            for (weight, dim) in weights.iter_mut().zip(dims) {
+                // The upper 24 bits, as a number in [-1, 1).
+                let random = xxh3_64_with_seed(&(dim as u64).to_le_bytes(), hash) >> 40;
+                *weight += bound * (random as f32 / (1u64 << 23) as f32 - 1.0);
+            }
+        }
+        self.config.optimizer.init_state(payload, self.layout.chunk);
+    }
+}
+
+/// The bits of a hash that the directory uses.
+#[inline]
+pub(super) fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}

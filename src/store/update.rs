@@ -1,0 +1,220 @@
+//! Training rows: gradients to weights, to utilities, and to the wish for more chunks.
+
+use super::gather::in_waves;
+use super::grow::{Candidate, Growth};
+use super::table::{Table, bump};
+use super::{Applied, Inner};
+use crate::chain::Chains;
+use crate::id::{ChunkIndex, Info, TableId};
+use crate::optim::PAYLOAD_MAX;
+use crate::rowcopy;
+use crate::scratch::Combined;
+use crate::sequence::{Claim, Gone};
+use crate::simd::Kernels;
+use crate::sync::Ordering;
+use std::cell::RefCell;
+
+thread_local! {
+    /// Buffers of one call, kept for the next.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+#[derive(Default)]
+struct Scratch {
+    combined: Combined,
+    wanted: Vec<Wanted>,
+    shared_order: Vec<(usize, usize)>,
+    row: Vec<f32>,
+    payload: Vec<f32>,
+}
+
+/// A unique key of the batch with dimensions that have no chunk.
+#[derive(Clone, Copy)]
+struct Wanted {
+    position: usize,
+    /// `a * g` of one missing chunk, in utility.
+    utility: f32,
+    /// Ordinals of the row's live chunks.
+    live: crate::chain::Ordinals,
+}
+
+impl Inner {
+    /// Lengths and finiteness were checked. `gradient(i)` is the gradient of the i-th key and its weight.
+    pub(super) fn apply<'g>(
+        &self,
+        id: TableId,
+        table: &Table,
+        keys: &[u64],
+        gradient: impl Fn(usize) -> (&'g [f32], f32),
+    ) -> (Applied, Growth) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let simd = Kernels::get();
+            let resolved = keys.iter().map(|&key| table.resolve(key));
+            scratch.combined.fill(simd, table.layout.dim, resolved, gradient);
+            self.apply_combined(id, table, simd, scratch)
+        })
+    }
+
+    fn apply_combined(&self, id: TableId, table: &Table, simd: Kernels, scratch: &mut Scratch) -> (Applied, Growth) {
+        let guard = &self.reclaimer.pin();
+        let chains = &table.chains(&self.slabs);
+        let step = RowStep { table, chains, simd, lr: table.learning_rate(), inflation: self.clock.inflation() };
+        let (dim, combined) = (table.layout.dim, &scratch.combined);
+        let mut applied = Applied { unique: combined.keys.len() as u64, ..Applied::default() };
+        scratch.wanted.clear();
+        let keys = combined.keys.iter().copied().zip(combined.hashes.iter().copied());
+        in_waves(table, chains, keys, guard, |position, located| {
+            let grad = &combined.grads[position * dim..(position + 1) * dim];
+            let count = combined.counts[position];
+            let mut row = located.row(table, chains, guard);
+            let wanted = loop {
+                let Some(head) = row else { break step.absent(grad, count) };
+                match step.present(head, grad, count) {
+                    Ok(wanted) => {
+                        applied.updated += 1;
+                        break wanted;
+                    }
+                    Err(Gone) => row = table.find(chains, located.key, located.hash, guard),
+                }
+            };
+            if let Some((utility, live)) = wanted {
+                scratch.wanted.push(Wanted { position, utility, live });
+            }
+        });
+        applied.missed = applied.unique - applied.updated;
+        bump(&table.counters.missed, applied.missed);
+        if table.shared.is_some() {
+            self.train_fallback(table, simd, scratch);
+        }
+        let growth = self.wish(id, table, scratch, guard);
+        (applied, growth)
+    }
+
+    /// Counts what is missing in the sketch, and grows what has earned it, now or at the end of the step.
+    fn wish(&self, id: TableId, table: &Table, scratch: &Scratch, guard: &crossbeam_epoch::Guard) -> Growth {
+        let (combined, wanted) = (&scratch.combined, &scratch.wanted);
+        if wanted.is_empty() {
+            return Growth::default();
+        }
+        let mut scale = table.scale();
+        if scale == 0.0 {
+            let mean = wanted.iter().map(|wanted| wanted.utility).sum::<f32>() / wanted.len() as f32;
+            scale = if mean > 0.0 { table.scale_or_set(mean) } else { f32::INFINITY };
+        }
+        let mut candidates = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
+            if let Some(sketch) = &self.sketch {
+                sketch.add(hash, wanted.utility / scale);
+            }
+            candidates.push(Candidate { table: id, key, hash, importance: 0.0 });
+        }
+        if self.config.deterministic {
+            self.pending.lock().append(&mut candidates);
+            return Growth::default();
+        }
+        self.grow(candidates, guard)
+    }
+
+    /// Gives the gradients of missing dimensions to the shared rows that stood in for them, each row one step with the
+    /// sum of what came to it.
+    fn train_fallback(&self, table: &Table, simd: Kernels, scratch: &mut Scratch) {
+        let Some(shared) = &table.shared else { return };
+        let dim = table.layout.dim;
+        let Scratch { combined, wanted, shared_order, row, payload } = scratch;
+        shared_order.clear();
+        let rows = wanted.iter().enumerate();
+        shared_order.extend(rows.map(|(entry, wanted)| (table.shared_row(shared, combined.hashes[wanted.position]), entry)));
+        // Stable within a row: entries are in the batch's order.
+        shared_order.sort_unstable();
+        let mut at = 0;
+        while at < shared_order.len() {
+            let target = shared_order[at].0;
+            row.clear();
+            row.resize(dim, 0.0);
+            while at < shared_order.len() && shared_order[at].0 == target {
+                let wanted = wanted[shared_order[at].1];
+                let grad = &combined.grads[wanted.position * dim..(wanted.position + 1) * dim];
+                for ordinal in (0..table.layout.chunks).filter(|&ordinal| !wanted.live.contains(ordinal)) {
+                    let dims = table.layout.dims(ordinal);
+                    simd.add(&mut row[dims.clone()], &grad[dims]);
+                }
+                at += 1;
+            }
+            shared.step(target, &table.config.optimizer, simd, table.learning_rate(), row, payload);
+        }
+    }
+}
+
+/// What one row's step needs besides the row.
+struct RowStep<'a> {
+    table: &'a Table,
+    chains: &'a Chains<'a>,
+    simd: Kernels,
+    lr: f32,
+    inflation: f32,
+}
+
+/// The utility of one missing chunk and the chunks that are there; `None` if the row is whole or the gradient zero.
+type Missing = Option<(f32, crate::chain::Ordinals)>;
+
+impl RowStep<'_> {
+    fn missing(&self, squares: f32, count: u32, live: crate::chain::Ordinals, chunks: usize) -> Missing {
+        let absent = self.table.layout.chunks - chunks;
+        if absent == 0 {
+            return None;
+        }
+        // The norm of one missing chunk's gradient, if they are alike: which of them is grown is not known yet.
+        let norm = (squares.max(0.0) / absent as f32).sqrt();
+        Some((count as f32 * norm * self.inflation, live))
+    }
+
+    fn absent(&self, grad: &[f32], count: u32) -> Missing {
+        self.missing(self.simd.sum_squares(grad), count, crate::chain::Ordinals::default(), 0)
+    }
+
+    /// Steps the live chunks of the row at `head`.
+    #[inline]
+    fn present(&self, head: ChunkIndex, grad: &[f32], count: u32) -> Result<Missing, Gone> {
+        let claim = self.chains.claim(head)?;
+        let layout = &self.table.layout;
+        let row_state = self.row_state(&claim, grad);
+        let mut live = crate::chain::Ordinals::default();
+        let (mut chunks, mut live_squares) = (0, 0.0);
+        let mut payload = [0f32; PAYLOAD_MAX];
+        for chunk in self.chains.chunks(&claim) {
+            let Info { utility, ordinal } = chunk.info();
+            let grad = &grad[layout.dims(ordinal as usize)];
+            let payload = &mut payload[..layout.payload_words()];
+            rowcopy::load(&chunk.payload[..payload.len()], payload);
+            self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
+            rowcopy::store(payload, &chunk.payload[..payload.len()]);
+            let squares = self.simd.sum_squares(grad);
+            chunk.set_info(Info { utility: utility + count as f32 * squares.sqrt() * self.inflation, ordinal });
+            live.insert(ordinal as usize);
+            chunks += 1;
+            live_squares += squares;
+        }
+        drop(claim);
+        if chunks == layout.chunks {
+            return Ok(None);
+        }
+        Ok(self.missing(self.simd.sum_squares(grad) - live_squares, count, live, chunks))
+    }
+
+    /// Steps the state that the row has once.
+    #[inline]
+    fn row_state(&self, claim: &Claim<'_>, grad: &[f32]) -> f32 {
+        let Some(word) = self.chains.row_state(claim) else { return 0.0 };
+        let (mut squares, mut dims) = (0.0, 0);
+        for chunk in self.chains.chunks(claim) {
+            let grad = &grad[self.table.layout.dims(chunk.info().ordinal as usize)];
+            squares += self.simd.sum_squares(grad);
+            dims += grad.len();
+        }
+        // Relaxed: under the claim.
+        let after = self.table.config.optimizer.step_row(f32::from_bits(word.load(Ordering::Relaxed)), squares, dims);
+        word.store(after.to_bits(), Ordering::Relaxed);
+        after
+    }
+}

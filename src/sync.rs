@@ -1,0 +1,28 @@
+//! The only file that names std atomics, so that the same code runs under the model checker.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+/// Re-exported so that every other part, the trainer's stop flag included, goes through this file.
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicBool, Ordering};
+
+/// Waits a moment inside a retry loop: a processor hint, then a yield once spinning has not helped.
+#[cfg(not(loom))]
+pub(crate) fn spin_wait(attempt: u32) {
+    if attempt < 64 {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// Under the model checker every wait must hand over, or the waiting thread alone is explored.
+#[cfg(loom)]
+pub(crate) fn spin_wait(_attempt: u32) {
+    loom::thread::yield_now();
+}
