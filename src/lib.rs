@@ -6,6 +6,8 @@ mod budget;
 mod chain;
 mod config;
 mod directory;
+#[cfg(all(feature = "train", not(loom)))]
+pub mod dlrm;
 mod error;
 mod id;
 mod importance;
