@@ -1,9 +1,13 @@
 //! Embedding storage for training recommenders in bounded memory.
 
+#[cfg(feature = "train")]
+pub mod data;
 mod budget;
 mod chain;
 mod config;
 mod directory;
+#[cfg(all(feature = "train", not(loom)))]
+pub mod dlrm;
 mod error;
 mod id;
 mod importance;

@@ -1,1 +1,4 @@
-fn main() {}
+//! The `dimslab` command.
+fn main() -> std::process::ExitCode {
+    dimslab::cli::main()
+}

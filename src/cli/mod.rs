@@ -1,0 +1,105 @@
+//! The `dimslab` command: `train`, `generate` and `inspect`.
+//!
+//! Exit codes: 0 success; 2 flags, configuration or data at fault; 1 anything else that failed; 130 interrupted.
+
+mod error;
+mod inspect;
+mod print;
+mod progress;
+mod resolved;
+mod settings;
+mod signal;
+mod source;
+mod train;
+mod values;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::error::CliError;
+use crate::cli::settings::Settings;
+
+/// Exit code after Ctrl-C, as shells have it: 128 and the number of the signal.
+const INTERRUPTED: u8 = 130;
+
+/// Train click models with embeddings in a hard memory budget
+#[derive(Debug, Parser)]
+#[command(name = "dimslab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a DLRM on a click log, or on the embedded stream
+    ///
+    /// Without --data and --policy: the embedded stream twice, at full size and in a tenth of its bytes, and a table
+    /// of the two.
+    Train(Box<TrainArgs>),
+    /// Write the embedded stream to a file in Criteo's format
+    Generate(GenerateArgs),
+    /// Print a run from the directory it wrote
+    Inspect {
+        /// Directory that `train --out` wrote
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// TOML file with these flags as keys; a flag beats the file
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Print the settings as TOML and stop
+    #[arg(long)]
+    print_config: bool,
+    /// Print a line for each window
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct GenerateArgs {
+    /// Rows to write
+    #[arg(long, value_name = "N", default_value_t = settings::defaults::EMBEDDED_ROWS)]
+    rows: u64,
+    /// Seed of the stream
+    #[arg(long, value_name = "N", default_value_t = settings::defaults::SEED)]
+    seed: u64,
+    /// File to write, compressed if it ends in .gz or .zst; - for standard output
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Whole,
+    Interrupted,
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Train(args) => train::command(*args),
+        Command::Generate(args) => source::generate(&args),
+        Command::Inspect { dir } => inspect::command(&dir),
+    };
+    match ended {
+        Ok(Ended::Whole) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            if !matches!(error, CliError::ClosedOutput) {
+                // Nothing is left to do where even the error cannot be told.
+                let _ = writeln!(io::stderr(), "error: {error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

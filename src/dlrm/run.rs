@@ -1,0 +1,504 @@
+//! The training run: reader, train step, windows, held-out tail. It prints nothing and writes no files; progress goes
+//! to a callback, and the end comes back as a [`RunReport`].
+//!
+//! Validation is *progressive*: each batch is scored before it is trained on, so one pass over a stream yields an
+//! honest figure over every row. The held-out tail, which is never trained on, is scored once at the end.
+
+use std::time::Instant;
+
+use crate::data::{Batch, DataError, Loader};
+use crate::dlrm::metrics::{HistogramAuc, LossSums, Metrics, Scored};
+use crate::dlrm::{Dlrm, TrainError};
+use crate::sync::{AtomicBool, Ordering};
+use crate::{Events, Stats, Store, TableStats};
+
+/// Settings of a run that belong to neither the model nor the store.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// Rows of a window; a window ends with the first batch that reaches them.
+    pub window_rows: u64,
+}
+
+impl RunConfig {
+    /// Rows of a window unless told otherwise.
+    pub const WINDOW_ROWS: u64 = 8192;
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            window_rows: Self::WINDOW_ROWS,
+        }
+    }
+}
+
+/// Counts of rows that moved, over all tables since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
+pub struct Moves {
+    /// Rows that got their first chunk.
+    pub admitted: u64,
+    /// Chunks added to rows that had some.
+    pub grown: u64,
+    /// Chunks taken from rows that kept others.
+    pub shrunk: u64,
+    /// Rows that lost their last chunk.
+    pub evicted: u64,
+    /// Wishes for a chunk that the budget turned down.
+    pub refused: u64,
+}
+
+/// One window of consecutive training rows and the store at its end.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
+pub struct Window {
+    /// Training rows since the start, this window's included.
+    pub rows_seen: u64,
+    /// Rows of this window.
+    pub rows: u64,
+    /// Exact AUC of this window's rows, each scored before it was trained on.
+    pub auc: Option<f64>,
+    /// Mean log-loss of this window's rows, in nats.
+    pub logloss: Option<f64>,
+    /// Normalised entropy of this window's rows, against their own click-through rate.
+    pub ne: Option<f64>,
+    /// The same three over all rows since the start.
+    pub progressive: Metrics,
+    /// The store's budget in bytes.
+    pub budget: u64,
+    /// Bytes the store holds now.
+    pub held: u64,
+    /// Most bytes the store held at any moment so far.
+    pub peak: u64,
+    /// Live rows and live chunks of all tables.
+    pub rows_live: u64,
+    /// Live chunks of all tables.
+    pub chunks_live: u64,
+    /// Per table, in the store's order: mean live dimensions of its rows; 0 without rows.
+    pub live_dims: Vec<f64>,
+    /// Rows that moved since the start.
+    pub events: Moves,
+    /// Training rows per second within this window.
+    pub samples_per_s: f64,
+}
+
+/// What a run did and how well.
+#[derive(Debug)]
+pub struct RunReport {
+    /// Rows trained on.
+    pub rows: u64,
+    /// Rows of the held-out tail that were scored; 0 without one or when the run did not reach it.
+    pub holdout_rows: u64,
+    /// Held-out AUC, log-loss and NE; all `None` without a tail.
+    pub heldout: Metrics,
+    /// AUC, log-loss and NE over every training row, each scored before it was trained on.
+    pub progressive: Metrics,
+    /// Share of positive training rows.
+    pub ctr: Option<f64>,
+    /// Training rows per second, reading included, held-out scoring not.
+    pub samples_per_s: f64,
+    /// Seconds from the first batch to the end of scoring.
+    pub wall_s: f64,
+    /// Windows reported.
+    pub windows: u64,
+    /// The stop flag ended the run early.
+    pub interrupted: bool,
+    /// Malformed lines passed over.
+    pub skipped_lines: u64,
+    /// The store at the end.
+    pub store: Stats,
+    /// Bytes of the model's parameters with their optimizer state.
+    pub model_bytes: u64,
+    /// Bytes of batches, activations and the rows kept for metrics.
+    pub buffer_bytes: u64,
+}
+
+/// What can end a run early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The reader's error.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A training step's error.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+/// A run that ended in an error, with the report up to there.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct RunFailure {
+    /// What went wrong.
+    #[source]
+    pub error: RunError,
+    /// The report of all rows before the error.
+    pub so_far: Box<RunReport>,
+}
+
+/// Trains `model` over `loader`'s rows, one pass in their order, with embeddings in `store`: table `t` of the store is
+/// categorical column `t`. Calls `on_window` at the end of each window, the last and possibly shorter one included.
+/// `stop` is looked at before every batch; once it is set the run ends with the report so far.
+///
+/// # Errors
+/// An error of the reader or of a training step ends the run; it comes with the report so far.
+pub fn run(
+    model: &mut Dlrm,
+    store: &Store,
+    loader: &mut Loader,
+    config: &RunConfig,
+    stop: &AtomicBool,
+    on_window: &mut dyn FnMut(&Window),
+) -> Result<RunReport, RunFailure> {
+    let mut state = Progress::new(config, store);
+    let trained = state.train(model, loader, stop, on_window);
+    state.close_window(on_window);
+    state.train_s = state.started.elapsed().as_secs_f64();
+    let scored = match trained {
+        Ok(()) if !state.interrupted => state.score_holdout(model, loader, stop),
+        other => other,
+    };
+    let report = state.into_report(model, loader);
+    match scored {
+        Ok(()) => Ok(report),
+        Err(error) => Err(RunFailure {
+            error,
+            so_far: Box::new(report),
+        }),
+    }
+}
+
+/// Everything a run accumulates.
+struct Progress<'a> {
+    store: &'a Store,
+    window_rows: u64,
+    started: Instant,
+    window_started: Instant,
+    window: Scored,
+    losses: LossSums,
+    histogram: HistogramAuc,
+    heldout: Scored,
+    windows: u64,
+    interrupted: bool,
+    train_s: f64,
+    holdout_bytes: u64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(config: &RunConfig, store: &'a Store) -> Self {
+        let now = Instant::now();
+        Progress {
+            store,
+            window_rows: config.window_rows.max(1),
+            started: now,
+            window_started: now,
+            window: Scored::default(),
+            losses: LossSums::default(),
+            histogram: HistogramAuc::default(),
+            heldout: Scored::default(),
+            windows: 0,
+            interrupted: false,
+            train_s: 0.0,
+            holdout_bytes: 0,
+        }
+    }
+
+    /// The one pass over the stream.
+    fn train(
+        &mut self,
+        model: &mut Dlrm,
+        loader: &mut Loader,
+        stop: &AtomicBool,
+        on_window: &mut dyn FnMut(&Window),
+    ) -> Result<(), RunError> {
+        let mut logits = Vec::new();
+        loop {
+            // Relaxed: the flag alone matters, it publishes no other data.
+            if stop.load(Ordering::Relaxed) {
+                self.interrupted = true;
+                return Ok(());
+            }
+            let Some(batch) = loader.next()? else {
+                return Ok(());
+            };
+            model.train_step(self.store, &batch, &mut logits)?;
+            self.window.add(&logits, &batch.labels);
+            self.losses.add(&logits, &batch.labels);
+            self.histogram.add(&logits, &batch.labels);
+            loader.recycle(batch);
+            if self.window.rows() >= self.window_rows {
+                self.close_window(on_window);
+            }
+        }
+    }
+
+    /// Reports the open window, unless it has no rows.
+    fn close_window(&mut self, on_window: &mut dyn FnMut(&Window)) {
+        let rows = self.window.rows();
+        if rows == 0 {
+            return;
+        }
+        let stats = self.store.stats();
+        let Metrics { auc, logloss, ne } = self.window.metrics();
+        on_window(&Window {
+            rows_seen: self.losses.rows(),
+            rows,
+            auc,
+            logloss,
+            ne,
+            progressive: self.progressive(),
+            budget: stats.budget,
+            held: stats.held,
+            peak: stats.peak,
+            rows_live: stats.rows,
+            chunks_live: stats.chunks,
+            live_dims: stats.tables.iter().map(mean_live_dims).collect(),
+            events: Moves::from(&stats.events),
+            samples_per_s: rate(rows, self.window_started.elapsed().as_secs_f64()),
+        });
+        self.window.clear();
+        self.windows += 1;
+        self.window_started = Instant::now();
+    }
+
+    /// Scores the held-out tail; a set stop flag leaves it unscored.
+    fn score_holdout(
+        &mut self,
+        model: &mut Dlrm,
+        loader: &mut Loader,
+        stop: &AtomicBool,
+    ) -> Result<(), RunError> {
+        let mut logits = Vec::new();
+        let batches = loader.holdout();
+        self.holdout_bytes = batches.iter().map(Batch::bytes).sum();
+        for batch in &batches {
+            if stop.load(Ordering::Relaxed) {
+                self.interrupted = true;
+                self.heldout.clear(); // part of a tail is no held-out figure
+                return Ok(());
+            }
+            model.forward(self.store, batch, &mut logits)?;
+            self.heldout.add(&logits, &batch.labels);
+        }
+        Ok(())
+    }
+
+    fn progressive(&self) -> Metrics {
+        Metrics {
+            auc: self.histogram.auc(),
+            logloss: self.losses.log_loss(),
+            ne: self.losses.normalized_entropy(),
+        }
+    }
+
+    fn into_report(self, model: &Dlrm, loader: &Loader) -> RunReport {
+        let metric_bytes = self.window.bytes() + self.heldout.bytes() + self.histogram.bytes();
+        let batch_bytes = loader.buffer_bytes() + self.holdout_bytes;
+        RunReport {
+            rows: self.losses.rows(),
+            holdout_rows: self.heldout.rows(),
+            heldout: self.heldout.metrics(),
+            progressive: self.progressive(),
+            ctr: self.losses.ctr(),
+            samples_per_s: rate(self.losses.rows(), self.train_s),
+            wall_s: self.started.elapsed().as_secs_f64(),
+            windows: self.windows,
+            interrupted: self.interrupted,
+            skipped_lines: loader.skipped(),
+            store: self.store.stats(),
+            model_bytes: model.parameter_bytes(),
+            buffer_bytes: model.buffer_bytes() + batch_bytes + metric_bytes,
+        }
+    }
+}
+
+impl From<&Events> for Moves {
+    fn from(events: &Events) -> Moves {
+        Moves {
+            admitted: events.admitted,
+            grown: events.grown,
+            shrunk: events.shrunk,
+            evicted: events.evicted,
+            refused: events.refused,
+        }
+    }
+}
+
+/// Mean live dimensions of a table's rows; 0 without rows. A last chunk shorter than the others counts in full, up to
+/// the table's dimension.
+pub fn mean_live_dims(table: &TableStats) -> f64 {
+    if table.rows == 0 {
+        return 0.0;
+    }
+    let dims: u64 = table
+        .dims_histogram
+        .iter()
+        .enumerate()
+        .map(|(chunks, rows)| rows * (chunks * table.chunk_dim).min(table.dim) as u64)
+        .sum();
+    dims as f64 / table.rows as f64
+}
+
+/// Rows per second; 0 when no time passed.
+fn rate(rows: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        rows as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Row, RowSource, Schema};
+    use crate::dlrm::{DenseOptimizer, DlrmConfig};
+    use crate::{Policy, StoreConfig, TableConfig};
+
+    /// Rows whose label follows their first key, and an error after `rows` where `fails` says so.
+    struct Rows {
+        schema: Schema,
+        rows: u64,
+        given: u64,
+        fails: bool,
+    }
+
+    impl RowSource for Rows {
+        fn schema(&self) -> &Schema {
+            &self.schema
+        }
+
+        fn next_row(&mut self, row: &mut Row) -> Result<bool, DataError> {
+            if self.given == self.rows {
+                return if self.fails {
+                    Err(DataError::NoInput)
+                } else {
+                    Ok(false)
+                };
+            }
+            let i = self.given;
+            row.label = f32::from(u8::from(i % 10 < 3));
+            row.dense = vec![(i % 7) as f32];
+            row.keys = vec![i % 10, i % 13];
+            self.given += 1;
+            Ok(true)
+        }
+
+        fn skipped(&self) -> u64 {
+            5
+        }
+    }
+
+    struct Setup {
+        model: Dlrm,
+        store: Store,
+        loader: Loader,
+    }
+
+    fn setup(rows: u64, fails: bool, holdout: usize) -> Setup {
+        let schema = Schema {
+            dense: vec!["d".to_owned()],
+            categorical: vec!["a".to_owned(), "b".to_owned()],
+        };
+        let tables = schema
+            .categorical
+            .iter()
+            .map(|name| TableConfig::new(name, 4))
+            .collect();
+        let config = StoreConfig::new(64 << 20).policy(Policy::None);
+        let model = DlrmConfig {
+            n_dense: 1,
+            n_features: 2,
+            dim: 4,
+            bottom: vec![4],
+            top: vec![4],
+            dense_optimizer: DenseOptimizer::Sgd { lr: 0.1 },
+            seed: 1,
+            threads: 1,
+            deterministic: false,
+        };
+        let source = Rows {
+            schema,
+            rows,
+            given: 0,
+            fails,
+        };
+        Setup {
+            model: Dlrm::new(model).unwrap(),
+            store: Store::new(config, tables).unwrap(),
+            loader: Loader::spawn(Box::new(source), 100, holdout).unwrap(),
+        }
+    }
+
+    impl Setup {
+        fn run(&mut self, stop_at: u64) -> (Result<RunReport, RunFailure>, Vec<Window>) {
+            let stop = AtomicBool::new(false);
+            let mut windows = Vec::new();
+            let config = RunConfig { window_rows: 250 };
+            let mut on_window = |window: &Window| {
+                windows.push(window.clone());
+                if window.rows_seen >= stop_at {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            };
+            let Setup {
+                model,
+                store,
+                loader,
+            } = self;
+            (
+                run(model, store, loader, &config, &stop, &mut on_window),
+                windows,
+            )
+        }
+    }
+
+    #[test]
+    fn windows_cover_every_row_and_the_tail_is_only_scored() {
+        let (report, windows) = setup(4050, false, 150).run(u64::MAX);
+        let report = report.unwrap();
+        assert_eq!(
+            (report.rows, report.holdout_rows, report.skipped_lines),
+            (3900, 150, 5)
+        );
+        // Batches of 100 rows close a window of 250 at 300.
+        assert_eq!(
+            windows.iter().map(|w| w.rows).collect::<Vec<_>>(),
+            [300; 13]
+        );
+        assert_eq!((report.windows, windows[12].rows_seen), (13, 3900));
+        assert!(!report.interrupted);
+        assert_eq!(windows[12].progressive, report.progressive);
+        let mean = windows.iter().map(|w| w.logloss.unwrap()).sum::<f64>() / 13.0;
+        assert!((mean - report.progressive.logloss.unwrap()).abs() < 1e-12);
+        assert!(report.heldout.auc.unwrap() > 0.9, "{:?}", report.heldout);
+        assert!(windows[0].logloss > windows[12].logloss);
+        assert_eq!(report.store.rows, 23);
+        assert!((report.ctr.unwrap() - 0.3).abs() < 1e-12);
+        assert!(report.buffer_bytes > 0 && report.samples_per_s > 0.0);
+    }
+
+    #[test]
+    fn a_set_flag_ends_the_run_before_the_next_batch() {
+        let (report, windows) = setup(100_000, false, 150).run(600);
+        let report = report.unwrap();
+        assert!(report.interrupted);
+        assert_eq!((report.rows, windows.len()), (600, 2));
+        assert_eq!(
+            (report.holdout_rows, report.heldout),
+            (0, Metrics::default())
+        );
+    }
+
+    #[test]
+    fn an_error_comes_with_the_report_so_far() {
+        let (report, windows) = setup(1234, true, 0).run(u64::MAX);
+        let failure = report.unwrap_err();
+        assert!(
+            matches!(failure.error, RunError::Data(DataError::NoInput)),
+            "{failure}"
+        );
+        assert_eq!(failure.so_far.rows, 1200);
+        assert_eq!(windows.last().map(|w| w.rows_seen), Some(1200));
+        assert!(!failure.so_far.interrupted);
+    }
+}

@@ -1,0 +1,23 @@
+//! What a run leaves behind: `metrics.jsonl`, `report.json` and `report.html` in one directory.
+//!
+//! | file | content |
+//! |---|---|
+//! | `metrics.jsonl` | one [`Window`](crate::dlrm::run::Window) a line, written as it happens |
+//! | `report.json` | one [`Report`], written at the end, whole or not at all |
+//! | `report.html` | the same with curves; one file without scripts, readable offline |
+//!
+//! In deterministic mode two runs of the same seed and data leave the same `report.json`, on any number of threads,
+//! but for the fields of [`VARIES`]: times, the number of threads, and what the operating system counts.
+
+mod chart;
+mod curves;
+mod dir;
+mod html;
+mod process;
+mod summary;
+mod text;
+
+pub use dir::{FULL_SIZE, OutError, RunDir};
+pub use process::{ProcessMemory, process_memory, reset_process_peak};
+pub use summary::{Bytes, ProcessReport, Report, ReportContext, TableReport, VARIES};
+pub use text::{human_bytes, human_count};
