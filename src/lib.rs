@@ -3,6 +3,8 @@
 mod budget;
 mod chain;
 mod config;
+#[cfg(feature = "train")]
+pub mod data;
 mod directory;
 #[cfg(all(feature = "train", not(loom)))]
 pub mod dlrm;
