@@ -288,7 +288,6 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
         dense_optimizer,
         seed: settings.seed,
         threads: settings.threads,
-        deterministic: settings.deterministic,
     };
     Dlrm::new(config).map_err(CliError::input)
 }

@@ -46,6 +46,8 @@ pub struct Moves {
     pub evicted: u64,
     /// Wishes for a chunk that the budget turned down.
     pub refused: u64,
+    /// Keys of a batch's gradients that had no row: no-ops for the weights.
+    pub missed: u64,
 }
 
 /// One window of consecutive training rows and the store at its end.
@@ -319,6 +321,7 @@ impl From<&Events> for Moves {
             shrunk: events.shrunk,
             evicted: events.evicted,
             refused: events.refused,
+            missed: events.missed,
         }
     }
 }
@@ -414,7 +417,6 @@ mod tests {
             dense_optimizer: DenseOptimizer::Sgd { lr: 0.1 },
             seed: 1,
             threads: 1,
-            deterministic: false,
         };
         let source = Rows {
             schema,

@@ -91,8 +91,12 @@ pub struct Bytes {
     pub allocated: u64,
     /// Bytes of superblocks with live chunks.
     pub active: u64,
-    /// Bytes kept for reuse.
+    /// Address space reserved and not in use; no part of `held`.
     pub retained: u64,
+    /// Free chunks of superblocks in use.
+    pub free: u64,
+    /// Chunks that wait for their last reader.
+    pub retired: u64,
     /// Weights of live chunks.
     pub weights: u64,
     /// Their optimizer state.
@@ -221,6 +225,8 @@ impl Bytes {
             allocated: stats.allocated,
             active: stats.active,
             retained: stats.retained,
+            free: stats.free,
+            retired: stats.retired,
             weights: stats.weights,
             optimizer: stats.optimizer,
             metadata: stats.metadata,
