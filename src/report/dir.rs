@@ -233,17 +233,18 @@ fn is_ours(path: &Path, name: &str) -> bool {
         BufReader::new(File::open(path)?).read_line(&mut line)?;
         io::Result::Ok(line)
     };
+    // By a few fields, so that another version's run is known too.
+    let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap_or_default();
     match name {
-        REPORT => fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
-            .is_some_and(|json| {
-                json["program"]
-                    .as_str()
-                    .is_some_and(|name| name.starts_with("dimslab "))
-            }),
-        METRICS => first_line()
-            .is_ok_and(|line| line.is_empty() || serde_json::from_str::<Window>(&line).is_ok()),
+        REPORT => fs::read(path).is_ok_and(|text| {
+            json(&text)["program"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("dimslab "))
+        }),
+        METRICS => first_line().is_ok_and(|line| {
+            let window = json(line.as_bytes());
+            line.is_empty() || (window["rows_seen"].is_u64() && window["live_dims"].is_array())
+        }),
         _ => fs::read_to_string(path).is_ok_and(|text| text.contains(html::MARK)),
     }
 }
