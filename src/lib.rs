@@ -1,10 +1,12 @@
 //! Embedding storage for training recommenders in bounded memory.
 
-#[cfg(feature = "train")]
-pub mod data;
 mod budget;
 mod chain;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod config;
+#[cfg(feature = "train")]
+pub mod data;
 mod directory;
 #[cfg(all(feature = "train", not(loom)))]
 pub mod dlrm;
@@ -14,6 +16,8 @@ mod importance;
 mod optim;
 mod reclaim;
 mod region;
+#[cfg(feature = "cli")]
+pub mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;

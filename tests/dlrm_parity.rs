@@ -59,8 +59,10 @@
 
 mod twin;
 
-use dimslab::dlrm::{DenseInput, DenseNet, DenseOptimizer, DlrmConfig, TrainError};
+use dimslab::data::Batch;
+use dimslab::dlrm::{DenseInput, DenseNet, DenseOptimizer, Dlrm, DlrmConfig, TrainError};
 use dimslab::simd::scalar;
+use dimslab::{Init, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use twin::{Numbers, Sample, Twin, relative_error};
 
 /// Six logits of the first step.
@@ -513,6 +515,10 @@ struct Run {
     tables: Tables,
     twin: Twin,
     twin_tables: Vec<Vec<f64>>,
+    /// Accumulators of the twin's parameters and tables.
+    twin_state: (Vec<f64>, Vec<Vec<f64>>),
+    /// Sizes that the twin's MLPs go through.
+    sizes: (Vec<usize>, Vec<usize>),
     numbers: Numbers,
     n_dense: usize,
 }
@@ -551,10 +557,16 @@ impl Run {
         let weights: Vec<Vec<f32>> = (0..n_features)
             .map(|_| numbers.vec(KEYS * dim, 0.3))
             .collect();
+        let sizes = (bottom, vec![crossed, 40, 16, 1]);
         Self {
             net,
-            twin: Twin::from_flat(&bottom, &[crossed, 40, 16, 1], &flat),
+            twin: Twin::from_flat(&sizes.0, &sizes.1, &flat),
+            sizes,
             twin_tables: weights.iter().map(|table| wide(table).collect()).collect(),
+            twin_state: (
+                vec![0.01; flat.len()],
+                vec![vec![0.01; KEYS * dim]; n_features],
+            ),
             tables: Tables {
                 dim,
                 accumulators: vec![vec![0.01; KEYS * dim]; n_features],
@@ -600,6 +612,30 @@ impl Run {
     }
 }
 
+impl Run {
+    /// One Adagrad step of the twin and of its tables.
+    fn twin_step(&mut self, samples: &[Sample], keys: &[Vec<usize>]) {
+        let dim = self.tables.dim;
+        let (gradients, vectors) = self.twin.gradients(samples);
+        for (t, keys) in keys.iter().enumerate() {
+            let mut gradient = vec![0.0; KEYS * dim];
+            for (r, key) in keys.iter().enumerate() {
+                for (sum, g) in gradient[key * dim..][..dim].iter_mut().zip(&vectors[r][t]) {
+                    *sum += g;
+                }
+            }
+            adagrad(
+                &mut self.twin_tables[t],
+                &mut self.twin_state.1[t],
+                &gradient,
+            );
+        }
+        let mut flat = self.twin.flat();
+        adagrad(&mut flat, &mut self.twin_state.0, &gradients.flat());
+        self.twin = Twin::from_flat(&self.sizes.0, &self.sizes.1, &flat);
+    }
+}
+
 /// `acc += g²; w -= lr·g/(√acc + eps)` on every number.
 fn adagrad(w: &mut [f64], acc: &mut [f64], g: &[f64]) {
     for ((w, acc), g) in w.iter_mut().zip(acc).zip(g) {
@@ -612,16 +648,6 @@ fn adagrad(w: &mut [f64], acc: &mut [f64], g: &[f64]) {
 fn twenty_steps_follow_the_twin() {
     for (n_dense, n_features, dim) in [(13, 8, 16), (0, 6, 8), (4, 3, 7)] {
         let mut run = Run::new(n_dense, n_features, dim);
-        let mut acc = vec![0.01; run.twin.flat().len()];
-        let mut table_acc = vec![vec![0.01; KEYS * dim]; n_features];
-        let sizes = |layers: &[twin::Linear]| -> Vec<usize> {
-            let first = layers.first().map(|layer| layer.w[0].len());
-            first
-                .into_iter()
-                .chain(layers.iter().map(|layer| layer.b.len()))
-                .collect()
-        };
-        let (bottom, top) = (sizes(&run.twin.bottom), sizes(&run.twin.top));
         let mut first_loss = 0.0;
         for step in 0..20 {
             let rows = if step % 5 == 4 { 33 } else { 200 };
@@ -660,20 +686,8 @@ fn twenty_steps_follow_the_twin() {
             }
             run.net.update();
 
-            let (gradients, vectors) = run.twin.gradients(&samples);
-            for (t, keys) in keys.iter().enumerate() {
-                let mut gradient = vec![0.0; KEYS * dim];
-                for (r, key) in keys.iter().enumerate() {
-                    for (sum, g) in gradient[key * dim..][..dim].iter_mut().zip(&vectors[r][t]) {
-                        *sum += g;
-                    }
-                }
-                adagrad(&mut run.twin_tables[t], &mut table_acc[t], &gradient);
-            }
-            let mut flat = run.twin.flat();
-            adagrad(&mut flat, &mut acc, &gradients.flat());
-            run.twin = Twin::from_flat(&bottom, &top, &flat);
-            if step == 19 {
+            run.twin_step(&samples, &keys);
+            if step == 19 && n_features == 8 {
                 assert!(
                     loss < 0.9 * first_loss,
                     "{n_dense} dense: the model has not learnt: {first_loss} to {loss}"
@@ -681,6 +695,166 @@ fn twenty_steps_follow_the_twin() {
             }
         }
     }
+}
+
+fn store(n_features: usize, dim: usize) -> Store {
+    let adagrad = Optimizer::Adagrad {
+        lr: 0.1,
+        eps: 1e-8,
+        initial_accumulator: 0.01,
+    };
+    let table = |t| {
+        TableConfig::new(format!("t{t}"), dim)
+            .optimizer(adagrad)
+            .init(Init::Uniform { bound: 0.3 })
+    };
+    let config = StoreConfig::new(64 << 20)
+        .policy(Policy::None)
+        .seed(3)
+        .deterministic(true);
+    Store::new(config, (0..n_features).map(table).collect()).unwrap()
+}
+
+fn batch(dense: &[f32], keys: &[Vec<usize>], labels: &[f32]) -> Batch {
+    Batch {
+        rows: labels.len(),
+        n_dense: dense.len() / labels.len(),
+        n_features: keys.len(),
+        labels: labels.to_vec(),
+        dense: dense.to_vec(),
+        keys: keys.concat().into_iter().map(|key| key as u64).collect(),
+    }
+}
+
+/// The model on a store, from look-up to update, against the twin on plain tables.
+#[test]
+fn twenty_steps_on_a_store_follow_the_twin() {
+    for (n_dense, n_features, dim) in [(13, 8, 16), (0, 5, 8)] {
+        let mut run = Run::new(n_dense, n_features, dim);
+        let store = store(n_features, dim);
+        let all: Vec<u64> = (0..KEYS as u64).collect();
+        for (t, twin_table) in run.twin_tables.iter_mut().enumerate() {
+            // A gradient of zero makes the rows and moves nothing; the twin then starts from the same rows.
+            store
+                .apply_gradients(TableId::new(t), &all, &vec![0.0; KEYS * dim])
+                .unwrap();
+            store.step().unwrap();
+            let mut rows = vec![f32::NAN; KEYS * dim];
+            store.gather(TableId::new(t), &all, &mut rows).unwrap();
+            assert!(
+                rows.iter().any(|x| *x != 0.0),
+                "rows start from drawn weights"
+            );
+            *twin_table = wide(&rows).collect();
+        }
+        let mut model = Dlrm::new(config(n_dense, n_features, dim, 2)).unwrap();
+        for step in 0..20 {
+            let rows = if step % 5 == 4 { 33 } else { 200 };
+            let (dense, keys, labels) = run.draw(rows);
+            let batch = batch(&dense, &keys, &labels);
+            let samples = run.samples(&dense, &keys, &labels);
+            let (mut scores, mut logits) = (Vec::new(), Vec::new());
+            model.forward(&store, &batch, &mut scores).unwrap();
+            let loss = model.train_step(&store, &batch, &mut logits).unwrap();
+            assert_eq!(scores, logits, "a training step scores before it updates");
+            assert_eq!(loss.rows, rows);
+            let twin_logits: Vec<f64> = samples
+                .iter()
+                .map(|sample| run.twin.logit(sample))
+                .collect();
+            let error = relative_error(wide(&logits), &twin_logits);
+            assert!(
+                error < 2e-5,
+                "logits of step {step}, {n_dense} dense: relative error {error:e}"
+            );
+            let (mean, twin_loss) = (loss.mean, run.twin.loss(&samples));
+            assert!(
+                (mean - twin_loss).abs() < 1e-5,
+                "step {step}, {n_dense} dense: loss {mean}, twin {twin_loss}"
+            );
+            run.twin_step(&samples, &keys);
+        }
+        store.validate().unwrap();
+        assert!(model.buffer_bytes() > 0 && model.parameter_bytes() > 0);
+    }
+}
+
+/// The same model, store and data on one, two and three threads.
+#[test]
+fn on_a_store_too_the_number_of_threads_changes_no_bit() {
+    let trace = |threads: usize| -> Vec<u64> {
+        let mut run = Run::new(3, 5, 8);
+        let store = store(5, 8);
+        let mut model = Dlrm::new(config(3, 5, 8, threads)).unwrap();
+        let mut trace = Vec::new();
+        for rows in [300, 130, 1, 300] {
+            let (dense, keys, labels) = run.draw(rows);
+            let mut logits = Vec::new();
+            let loss = model
+                .train_step(&store, &batch(&dense, &keys, &labels), &mut logits)
+                .unwrap();
+            trace.push(loss.mean.to_bits());
+            trace.extend(logits.iter().map(|x| u64::from(x.to_bits())));
+        }
+        let all: Vec<u64> = (0..KEYS as u64).collect();
+        let mut rows = vec![0.0; KEYS * 8];
+        for t in 0..5 {
+            store.gather(TableId::new(t), &all, &mut rows).unwrap();
+            trace.extend(rows.iter().map(|x| u64::from(x.to_bits())));
+        }
+        trace
+    };
+    let one = trace(1);
+    assert!(one == trace(2) && one == trace(3));
+}
+
+#[test]
+fn a_store_or_batch_of_another_shape_is_refused() {
+    let mut run = Run::new(3, 2, 8);
+    let (dense, keys, labels) = run.draw(4);
+    let good = batch(&dense, &keys, &labels);
+    let mut model = Dlrm::new(config(3, 2, 8, 1)).unwrap();
+    let mut logits = Vec::new();
+    let mut refused =
+        |store: &Store, batch: &Batch| match model.train_step(store, batch, &mut logits) {
+            Err(TrainError::Batch(text)) => text,
+            other => panic!("not refused: {other:?}"),
+        };
+    assert!(refused(&store(3, 8), &good).contains("3 tables"));
+    assert!(refused(&store(2, 4), &good).contains("dimension 4"));
+    let fitting = store(2, 8);
+    assert!(
+        refused(
+            &fitting,
+            &Batch {
+                keys: good.keys[1..].to_vec(),
+                ..good.clone()
+            }
+        )
+        .contains("keys")
+    );
+    assert!(
+        refused(
+            &fitting,
+            &Batch {
+                labels: vec![],
+                ..good.clone()
+            }
+        )
+        .contains("labels")
+    );
+    assert!(refused(&fitting, &Batch::default()).contains("no rows"));
+    assert_eq!(fitting.stats().rows, 0, "a refused batch trains nothing");
+    let mut dirty = good.clone();
+    dirty.dense[0] = f32::INFINITY;
+    dirty.dense[1] = f32::NEG_INFINITY;
+    assert!(matches!(
+        model.train_step(&fitting, &dirty, &mut logits),
+        Err(TrainError::Diverged { .. })
+    ));
+    assert_eq!(fitting.stats().rows, 0, "a diverged batch trains nothing");
+    model.train_step(&fitting, &good, &mut logits).unwrap();
+    assert!(fitting.stats().rows > 0);
 }
 
 /// Everything that a few steps leave behind, as bits.

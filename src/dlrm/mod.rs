@@ -29,11 +29,15 @@ mod dense;
 mod interaction;
 pub mod loss;
 mod matmul;
+pub mod metrics;
 mod mlp;
+mod model;
 mod optim;
+pub mod run;
 mod workers;
 
 pub use dense::{DenseInput, DenseNet, Parameter};
+pub use model::{Dlrm, StepLoss};
 pub use optim::DenseOptimizer;
 
 /// The shape of the model and how it is trained.
@@ -75,6 +79,9 @@ pub enum TrainError {
     /// A batch that is not of the model's shape.
     #[error("batch: {0}")]
     Batch(String),
+    /// The store refused a look-up or an update.
+    #[error("store: {0}")]
+    Store(#[from] crate::StoreError),
     /// The loss is infinite or not a number; neither the model nor the store was changed by this batch.
     #[error(
         "the loss of a batch is {loss}: look for a value in the data that is not finite, or lower the learning rates"

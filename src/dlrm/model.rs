@@ -1,0 +1,170 @@
+//! The dense part and a store, put together: one training step.
+
+use super::dense::{DenseInput, DenseNet};
+use super::{DlrmConfig, TrainError, expect_len};
+use crate::data::Batch;
+use crate::{Store, TableId};
+
+/// A DLRM whose embeddings live in a [`Store`].
+///
+/// It does not own the store: every call is handed it, and must be handed the same one, whose tables are the model's
+/// features in order, each of the model's dimension.
+///
+/// Buffers grow with the largest batch seen and are then kept: a step of its own makes no allocation. (With
+/// more than one thread, the thread pool's queue takes a block now and then.)
+pub struct Dlrm {
+    net: DenseNet,
+    n_features: usize,
+    dim: usize,
+    /// Embeddings on the way in, their gradients on the way out: `[n_features, rows, dim]`.
+    embeddings: Vec<f32>,
+}
+
+/// What one training step measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLoss {
+    /// Mean binary cross-entropy of the batch, before the update.
+    pub mean: f64,
+    /// Number of samples.
+    pub rows: usize,
+}
+
+impl Dlrm {
+    /// Draws the dense parameters and starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Config`] names the setting that does not fit; [`TrainError::Threads`].
+    pub fn new(config: DlrmConfig) -> Result<Self, TrainError> {
+        let net = DenseNet::new(&config)?;
+        Ok(Self {
+            net,
+            n_features: config.n_features,
+            dim: config.dim,
+            embeddings: Vec::new(),
+        })
+    }
+
+    /// Scores a batch: `logits` becomes one value per row. Changes neither the model nor the store.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Batch`] and [`TrainError::Store`], as [`train_step`](Self::train_step).
+    pub fn forward(
+        &mut self,
+        store: &Store,
+        batch: &Batch,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), TrainError> {
+        let workers = self.net.workers().clone();
+        workers.run(|| {
+            self.gather(store, batch)?;
+            self.net.forward(&input(batch, &self.embeddings), logits)
+        })
+    }
+
+    /// One training step: scores the batch, goes back, updates the tables and the dense parameters, and ends the
+    /// store's step. `logits` are the scores from **before** the update.
+    ///
+    /// # Errors
+    ///
+    /// * [`TrainError::Batch`]: the batch or the store is not of the model's shape, or the batch is empty. Nothing
+    ///   was changed.
+    /// * [`TrainError::Diverged`]: the loss is not finite. Nothing was changed.
+    /// * [`TrainError::Store`]: the store refused, for instance for want of room. Other tables may have been updated;
+    ///   the dense parameters were not.
+    pub fn train_step(
+        &mut self,
+        store: &Store,
+        batch: &Batch,
+        logits: &mut Vec<f32>,
+    ) -> Result<StepLoss, TrainError> {
+        let workers = self.net.workers().clone();
+        workers.run(|| {
+            self.gather(store, batch)?;
+            let mean = self
+                .net
+                .backward(&input(batch, &self.embeddings), &batch.labels, logits)?;
+            // The embeddings have done their part: their place takes the gradients.
+            workers.try_pieces(
+                &mut self.embeddings,
+                batch.rows * self.dim,
+                |feature, gradient| {
+                    self.net.copy_embedding_gradient(feature, gradient)?;
+                    store.apply_gradients(
+                        TableId::new(feature),
+                        batch.feature_keys(feature),
+                        gradient,
+                    )?;
+                    Ok::<(), TrainError>(())
+                },
+            )?;
+            self.net.update();
+            store.step()?;
+            Ok(StepLoss {
+                mean,
+                rows: batch.rows,
+            })
+        })
+    }
+
+    /// The dense part, for a look at its parameters and gradients.
+    #[must_use]
+    pub fn dense(&self) -> &DenseNet {
+        &self.net
+    }
+
+    /// Bytes of the dense parameters and their optimizer state.
+    #[must_use]
+    pub fn parameter_bytes(&self) -> u64 {
+        self.net.parameter_bytes()
+    }
+
+    /// Bytes of all buffers a step uses. They grow with the largest batch seen.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u64 {
+        self.net.buffer_bytes() + (self.embeddings.capacity() * size_of::<f32>()) as u64
+    }
+
+    /// Looks up every table's rows, a table on any thread.
+    fn gather(&mut self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
+        self.check(store, batch)?;
+        let values = batch.rows * self.dim;
+        self.embeddings.resize(self.n_features * values, 0.0);
+        self.net
+            .workers()
+            .try_pieces(&mut self.embeddings, values, |feature, out| {
+                store.gather(TableId::new(feature), batch.feature_keys(feature), out)
+            })?;
+        Ok(())
+    }
+
+    fn check(&self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
+        expect_len("keys", batch.keys.len(), batch.rows * self.n_features)?;
+        if store.table_count() != self.n_features {
+            return Err(TrainError::Batch(format!(
+                "the store has {} tables and the model {} categorical features; it needs one table for each",
+                store.table_count(),
+                self.n_features
+            )));
+        }
+        for feature in 0..self.n_features {
+            let dim = store.dim(TableId::new(feature))?;
+            if dim != self.dim {
+                return Err(TrainError::Batch(format!(
+                    "table {feature} has dimension {dim} and the model {}; they must agree",
+                    self.dim
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn input<'a>(batch: &'a Batch, embeddings: &'a [f32]) -> DenseInput<'a> {
+    DenseInput {
+        rows: batch.rows,
+        dense: &batch.dense,
+        embeddings,
+    }
+}
