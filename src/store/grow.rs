@@ -17,6 +17,7 @@ pub(super) struct Candidate {
     pub(super) table: TableId,
     pub(super) key: u64,
     pub(super) hash: u64,
+    /// What the step adds to its importance.
     pub(super) importance: f32,
 }
 
@@ -42,11 +43,11 @@ struct Grower<'i> {
 }
 
 impl Inner {
-    /// Gives chunks to those candidates that have earned them, the most important first.
+    /// Counts candidates in the sketch and gives chunks to those that have earned them, the most important first.
     pub(super) fn grow(&self, mut candidates: Vec<Candidate>, guard: &Guard) -> Growth {
         let wanted = self.growth_threshold();
         if let Some(sketch) = &self.sketch {
-            candidates.iter_mut().for_each(|candidate| candidate.importance = sketch.estimate(candidate.hash));
+            candidates.iter_mut().for_each(|candidate| candidate.importance = sketch.add(candidate.hash, candidate.importance));
             candidates.retain(|candidate| candidate.importance >= wanted);
             // Stable, so equals keep the order in which they came.
             candidates.sort_by(|one, other| other.importance.total_cmp(&one.importance));

@@ -109,7 +109,10 @@ struct Inner {
     /// Bytes held from beginning to end: bookkeeping, sketch, shared rows.
     fixed_bytes: u64,
     clock: Clock,
+    /// The importance below which the last round took chunks.
     threshold: AtomicU32,
+    /// How many times more important than that a missing chunk must be to be grown.
+    price: AtomicU32,
     /// Growth was refused since the last round.
     pressure: AtomicBool,
     /// Deterministic mode: what waits for the end of the step.
@@ -125,6 +128,11 @@ pub struct Store {
     inner: Arc<Inner>,
     pruner: Option<Pruner>,
 }
+
+/// Factors of the price of a chunk from one round to the next, and the most it can be.
+const PRICE_RISE: f32 = 1.3;
+const PRICE_FALL: f32 = 0.8;
+const PRICE_MAX: f32 = 64.0;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
@@ -395,6 +403,7 @@ impl Inner {
             fixed_bytes: plan.fixed_bytes,
             clock: Clock::new(decay),
             threshold: AtomicU32::new(0),
+            price: AtomicU32::new(0),
             pressure: AtomicBool::new(false),
             pending: Mutex::new(Vec::new()),
             round: Mutex::new(RoundScratch::new()),
@@ -418,8 +427,17 @@ impl Inner {
     fn growth_threshold(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
-            Policy::Fiited(policy) => self.threshold() * (1.0 + policy.hysteresis),
+            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis),
         }
+    }
+
+    /// Raises the price of a chunk if more were earned since the last round than there was room for, and lowers it
+    /// again otherwise, so that what is grown is what matters most and not what came first.
+    fn set_price(&self, pressed: bool) {
+        let Policy::Fiited(policy) = &self.config.policy else { return };
+        let price = f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis);
+        let price = if pressed { (price * PRICE_RISE).min(PRICE_MAX) } else { price * PRICE_FALL };
+        self.price.store(price.to_bits(), Ordering::Relaxed);
     }
 
     fn headroom(&self) -> f32 {

@@ -47,6 +47,7 @@ impl Inner {
         let mut scratch = self.round.lock();
         scratch.rounds += 1;
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
+        self.set_price(pressed);
         let mut report = PruneReport::default();
         let factor = self.clock.begin_round();
         scratch.all.clear();

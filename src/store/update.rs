@@ -90,7 +90,7 @@ impl Inner {
         (applied, growth)
     }
 
-    /// Counts what is missing in the sketch, and grows what has earned it, now or at the end of the step.
+    /// Hands what is missing to growth, now or at the end of the step.
     fn wish(&self, id: TableId, table: &Table, scratch: &Scratch, guard: &crossbeam_epoch::Guard) -> Growth {
         let (combined, wanted) = (&scratch.combined, &scratch.wanted);
         if wanted.is_empty() {
@@ -104,10 +104,7 @@ impl Inner {
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
-            if let Some(sketch) = &self.sketch {
-                sketch.add(hash, wanted.utility / scale);
-            }
-            candidates.push(Candidate { table: id, key, hash, importance: 0.0 });
+            candidates.push(Candidate { table: id, key, hash, importance: wanted.utility / scale });
         }
         if self.config.deterministic {
             self.pending.lock().append(&mut candidates);
