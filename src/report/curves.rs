@@ -14,7 +14,6 @@ const BLUE: Rgb = (0x2F, 0x7D, 0xD1);
 const ORANGE: Rgb = (0xE0, 0x7B, 0x22);
 const GREEN: Rgb = (0x2E, 0x9E, 0x5B);
 const RED: Rgb = (0xD1, 0x49, 0x5B);
-const PURPLE: Rgb = (0x8A, 0x63, 0xD2);
 
 /// Adds all curves.
 pub(super) fn sections(html: &mut String, report: &Report, windows: &[Window]) {
