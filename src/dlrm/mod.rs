@@ -31,6 +31,7 @@ pub mod loss;
 mod matmul;
 pub mod metrics;
 mod mlp;
+pub mod metrics;
 mod model;
 mod optim;
 pub mod run;
