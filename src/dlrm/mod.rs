@@ -29,7 +29,6 @@ mod dense;
 mod interaction;
 pub mod loss;
 mod matmul;
-pub mod metrics;
 mod mlp;
 pub mod metrics;
 mod model;

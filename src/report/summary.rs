@@ -11,7 +11,7 @@ use crate::report::ProcessMemory;
 
 /// Fields of a report that depend on time or on the machine. All others are the same between runs of one seed on the
 /// same data in deterministic mode, whatever the number of threads.
-pub const VARIES: [&str; 5] = [
+const VARIES: [&str; 5] = [
     "samples_per_s",
     "wall_s",
     "threads",
