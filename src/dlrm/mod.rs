@@ -35,6 +35,7 @@ pub mod metrics;
 mod model;
 mod optim;
 pub mod run;
+mod shard;
 mod workers;
 
 pub use config::DlrmConfig;
