@@ -14,6 +14,7 @@ use crate::{Store, TableId};
 /// more than one thread, the thread pool's queue takes a block now and then.)
 pub struct Dlrm {
     net: DenseNet,
+    n_dense: usize,
     n_features: usize,
     dim: usize,
     /// Embeddings on the way in, their gradients on the way out: `[n_features, rows, dim]`.
@@ -39,9 +40,27 @@ impl Dlrm {
         let net = DenseNet::new(&config)?;
         Ok(Self {
             net,
+            n_dense: config.n_dense,
             n_features: config.n_features,
             dim: config.dim,
             embeddings: Vec::new(),
+        })
+    }
+
+    /// Runs the dense part forward and back on `rows` rows of zeros and moves nothing, so that buffers, threads and the
+    /// library of matrix products have their memory before a store takes its own.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Batch`] if `rows` is 0.
+    pub fn warm_up(&mut self, rows: usize) -> Result<(), TrainError> {
+        let workers = self.net.workers().clone();
+        workers.run(|| {
+            self.embeddings.resize(self.n_features * rows * self.dim, 0.0);
+            let dense = vec![0.0; rows * self.n_dense];
+            let input = DenseInput { rows, dense: &dense, embeddings: &self.embeddings };
+            self.net.backward(&input, &vec![0.0; rows], &mut Vec::new())?;
+            Ok(())
         })
     }
 
