@@ -356,6 +356,6 @@ mod tests {
             told += 1;
         }
         assert!(told > 15, "{told} defaults in the help");
-        assert!(values["rows"].to_string() == "300000" && values["holdout"].to_string() == "30000");
+        assert!(values["rows"].to_string() == "500000" && values["holdout"].to_string() == "50000");
     }
 }

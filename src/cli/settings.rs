@@ -34,7 +34,7 @@ pub(crate) mod defaults {
     /// Rows held out of data files.
     pub(crate) const HOLDOUT: usize = 0;
     /// Rows of the embedded stream.
-    pub(crate) const EMBEDDED_ROWS: u64 = 300_000;
+    pub(crate) const EMBEDDED_ROWS: u64 = 500_000;
     /// Of the embedded stream one row in so many, at its end, is held out.
     pub(crate) const EMBEDDED_HOLDOUT_SHARE: u64 = 10;
     /// But no more than so many: held-out rows stay in memory.
@@ -137,7 +137,7 @@ pub(crate) struct Settings {
     /// Rows at the end that are scored and never trained on [default: 0; embedded stream: a tenth]
     #[arg(long, value_name = "ROWS")]
     pub(crate) holdout: Option<usize>,
-    /// Read at most so many rows [default: all; embedded stream: 300000]
+    /// Read at most so many rows [default: all; embedded stream: 500000]
     #[arg(long, value_name = "N")]
     pub(crate) rows: Option<u64>,
     /// Same bytes for the same seed and data, whatever the number of threads
