@@ -25,7 +25,10 @@ use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
+#[cfg(not(loom))]
 const NODE_BITS: u32 = 6;
+#[cfg(loom)]
+const NODE_BITS: u32 = 1;
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
 const NODE: usize = 1;
