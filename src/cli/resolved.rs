@@ -68,11 +68,15 @@ pub(crate) struct Resolved {
 /// Settings of the policy `fiited`.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct FiitedSettings {
+    #[serde(serialize_with = "short")]
     decay: f32,
     period: u64,
     warmup: u64,
+    #[serde(serialize_with = "short")]
     hysteresis: f32,
+    #[serde(serialize_with = "short")]
     headroom: f32,
+    #[serde(serialize_with = "short")]
     sketch: f32,
 }
 
@@ -234,6 +238,12 @@ impl Resolved {
 
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A 32-bit float as the short decimal that people write, and not its 17 digits as a 64-bit one.
+fn short<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = value.to_string();
+    serializer.serialize_f64(text.parse().unwrap_or(f64::from(*value)))
 }
 
 fn paths_as_text<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {

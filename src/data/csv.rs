@@ -246,7 +246,7 @@ impl CsvFile {
                 Ok(true) => {}
                 Err(error) => return Err(self.explain(error, record)),
             }
-            if self.crlf {
+            if self.crlf && self.line_ended() {
                 strip_cr(record);
                 if record.len() == 1 && record[0].is_empty() {
                     continue;
@@ -275,18 +275,22 @@ impl CsvFile {
         }
     }
 
+    /// Whether the record read last had a line end, which only a file's last one may lack.
+    fn line_ended(&self) -> bool {
+        let bounded = self.reader.get_ref();
+        self.reader.position().byte() < bounded.total || bounded.last == b'\n'
+    }
+
     /// 1-based line on which `record`, which was read last, begins.
     fn record_line(&self, record: &ByteRecord) -> u64 {
-        let (position, bounded) = (self.reader.position(), self.reader.get_ref());
         let inside = record
             .as_slice()
             .iter()
             .filter(|&&byte| byte == b'\n')
             .count() as u64;
-        // The line count stands after the record's line end, unless the file ended without one.
-        let unended = position.byte() == bounded.total && bounded.last != b'\n';
-        (position.line() - u64::from(!unended))
-            .saturating_sub(inside)
+        // The line count stands after the record's line end.
+        let next = self.reader.position().line();
+        next.saturating_sub(inside + u64::from(self.line_ended()))
             .max(1)
     }
 }

@@ -125,7 +125,7 @@ impl Input {
     }
 
     /// Gives an error of [`Read::read`] on this input its type.
-    pub(super) fn explain(&self, source: io::Error) -> DataError {
+    pub fn explain(&self, source: io::Error) -> DataError {
         let path = self.path.clone();
         let (format, bytes) = (self.compression.name(), self.decoded);
         if self.compression == Compression::Plain || source.raw_os_error().is_some() {

@@ -7,11 +7,13 @@ use crate::report::chart::{self, Axes, Line, Rgb};
 use crate::report::html::escape;
 use crate::report::{Report, human_bytes, human_count};
 
+/// Windows up to which the curves of many tables have dots.
+const DIMS_DOTTED: usize = 3;
+
 const BLUE: Rgb = (0x2F, 0x7D, 0xD1);
 const ORANGE: Rgb = (0xE0, 0x7B, 0x22);
 const GREEN: Rgb = (0x2E, 0x9E, 0x5B);
 const RED: Rgb = (0xD1, 0x49, 0x5B);
-const PURPLE: Rgb = (0x8A, 0x63, 0xD2);
 
 /// Adds all curves.
 pub(super) fn sections(html: &mut String, report: &Report, windows: &[Window]) {
@@ -119,7 +121,14 @@ fn dims_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f64
             .filter_map(|w| Some((w.rows_seen as f64, *w.live_dims.get(i)?)))
             .collect();
         keys.push((color, table.name.clone(), last_value(&points, 1)));
-        lines.push(line(color, points));
+        // Many lines with dots would hide each other.
+        let dots = points.len() <= DIMS_DOTTED;
+        lines.push(Line {
+            color,
+            points,
+            filled: false,
+            dots,
+        });
     }
     let dim = report
         .tables
@@ -141,10 +150,11 @@ fn rows_curve(html: &mut String, windows: &[Window], x_max: f64) {
         .map(|w| (w.rows_seen as f64, w.rows_live as f64 / 1000.0))
         .collect();
     let top = points.iter().map(|point| point.1).fold(0.0, f64::max);
+    let live = windows.last().map_or(0, |w| w.rows_live);
     let keys = [(
         GREEN,
         "rows with at least one chunk".to_owned(),
-        last_value(&points, 1),
+        human_count(live),
     )];
     let lines = [Line {
         color: GREEN,
@@ -163,13 +173,13 @@ fn rows_curve(html: &mut String, windows: &[Window], x_max: f64) {
 /// Colour, name and count of a kind of move.
 type Kind = (Rgb, &'static str, fn(&Moves) -> u64);
 
+/// Moves per row of each window. Refusals are wishes and no moves: the table of tables has them.
 fn moves_curve(html: &mut String, windows: &[Window], x_max: f64) {
-    let kinds: [Kind; 5] = [
+    let kinds: [Kind; 4] = [
         (GREEN, "admitted", |m| m.admitted),
         (BLUE, "grown", |m| m.grown),
         (ORANGE, "shrunk", |m| m.shrunk),
         (RED, "evicted", |m| m.evicted),
-        (PURPLE, "refused", |m| m.refused),
     ];
     let (mut keys, mut lines) = (Vec::new(), Vec::new());
     for (color, name, count) in kinds {
@@ -177,25 +187,41 @@ fn moves_curve(html: &mut String, windows: &[Window], x_max: f64) {
         let mut points = Vec::with_capacity(windows.len());
         for w in windows {
             let (moved, now) = (count(&w.events), w.rows_seen);
-            let per_thousand = 1000.0 * moved.saturating_sub(before) as f64
-                / now.saturating_sub(rows).max(1) as f64;
-            points.push((now as f64, per_thousand));
+            let passed = now.saturating_sub(rows).max(1) as f64;
+            points.push((
+                now as f64,
+                1000.0 * moved.saturating_sub(before) as f64 / passed,
+            ));
             (rows, before) = (now, moved);
         }
         keys.push((color, name.to_owned(), human_count(before)));
         lines.push(line(color, points));
     }
-    let top = lines
+    // While the budget fills for the first time nearly everything grows: that would flatten all that follows.
+    let filling = windows.len() / 4;
+    let later = lines
         .iter()
-        .flat_map(|l| &l.points)
-        .map(|point| point.1)
-        .fold(0.0, f64::max);
+        .flat_map(|line| line.points.iter().skip(filling));
+    let top = later.map(|point| point.1).fold(0.0, f64::max) * 1.1;
+    let top = top.max(0.1);
+    let beyond = lines
+        .iter()
+        .flat_map(|line| &line.points)
+        .any(|point| point.1 > top);
+    for point in lines.iter_mut().flat_map(|line| &mut line.points) {
+        point.1 = point.1.min(top);
+    }
+    let title = if beyond {
+        "Rows that move (the first fill goes beyond)"
+    } else {
+        "Rows that move"
+    };
     let axes = Axes {
         y_label: "moves per 1,000 training rows",
-        y: 0.0..(top * 1.1).max(0.1),
+        y: 0.0..top,
         x_max,
     };
-    figure_section(html, "Rows that move", &keys, &lines, &axes);
+    figure_section(html, title, &keys, &lines, &axes);
 }
 
 /// A titled chart with its key above it.

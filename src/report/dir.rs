@@ -11,11 +11,11 @@ const METRICS: &str = "metrics.jsonl";
 const REPORT: &str = "report.json";
 const PAGE: &str = "report.html";
 /// Within the directory of a comparison, the full-size run's own.
-pub const FULL_SIZE: &str = "full-size";
+pub(crate) const FULL_SIZE: &str = "full-size";
 
 /// Why a run's directory cannot be used or read.
 #[derive(Debug, thiserror::Error)]
-pub enum OutError {
+pub(crate) enum OutError {
     /// The operating system refused.
     #[error("{}: {source}; choose another place", path.display())]
     Io {
@@ -50,7 +50,7 @@ pub enum OutError {
 
 /// A directory that takes a run's files.
 #[derive(Debug)]
-pub struct RunDir {
+pub(crate) struct RunDir {
     path: PathBuf,
     metrics: Option<File>,
     curve: Curve,
@@ -62,7 +62,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`OutError::NotOurs`] if it holds files that are no run's; [`OutError::Io`] if it cannot be made or listed.
-    pub fn open(path: &Path) -> Result<RunDir, OutError> {
+    pub(crate) fn open(path: &Path) -> Result<RunDir, OutError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         let mut first_name = None;
         for entry in fs::read_dir(path).map_err(io_error(path))? {
@@ -98,16 +98,11 @@ impl RunDir {
         }
     }
 
-    /// Where this run's files are.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Removes an earlier run's files and starts `metrics.jsonl`.
     ///
     /// # Errors
     /// [`OutError::Io`].
-    pub fn begin(&mut self) -> Result<(), OutError> {
+    pub(crate) fn begin(&mut self) -> Result<(), OutError> {
         for name in [METRICS, REPORT, PAGE] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
@@ -126,7 +121,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`OutError::Io`].
-    pub fn window(&mut self, window: &Window) -> Result<(), OutError> {
+    pub(crate) fn window(&mut self, window: &Window) -> Result<(), OutError> {
         self.curve.push(window);
         let path = self.path.join(METRICS);
         let mut line = serde_json::to_vec(window).map_err(|e| io_error(&path)(e.into()))?;
@@ -141,7 +136,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`OutError::Io`].
-    pub fn finish(&mut self, report: &Report) -> Result<(), OutError> {
+    pub(crate) fn finish(&mut self, report: &Report) -> Result<(), OutError> {
         let path = self.path.join(REPORT);
         let mut json = serde_json::to_vec_pretty(report).map_err(|e| io_error(&path)(e.into()))?;
         json.push(b'\n');
@@ -172,7 +167,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`OutError::NoRun`] without one, [`OutError::Unreadable`] if it is damaged, [`OutError::Io`].
-    pub fn read_report(path: &Path) -> Result<Report, OutError> {
+    pub(crate) fn read_report(path: &Path) -> Result<Report, OutError> {
         let file = path.join(REPORT);
         let text = match fs::read(&file) {
             Ok(text) => text,
@@ -193,7 +188,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`OutError::Unreadable`] if a line is damaged, [`OutError::Io`].
-    pub fn read_windows(path: &Path) -> Result<Vec<Window>, OutError> {
+    pub(crate) fn read_windows(path: &Path) -> Result<Vec<Window>, OutError> {
         let file = path.join(METRICS);
         let reader = BufReader::new(File::open(&file).map_err(io_error(&file))?);
         let mut curve = Curve::default();
@@ -233,17 +228,18 @@ fn is_ours(path: &Path, name: &str) -> bool {
         BufReader::new(File::open(path)?).read_line(&mut line)?;
         io::Result::Ok(line)
     };
+    // By a few fields, so that another version's run is known too.
+    let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap_or_default();
     match name {
-        REPORT => fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
-            .is_some_and(|json| {
-                json["program"]
-                    .as_str()
-                    .is_some_and(|name| name.starts_with("dimslab "))
-            }),
-        METRICS => first_line()
-            .is_ok_and(|line| line.is_empty() || serde_json::from_str::<Window>(&line).is_ok()),
+        REPORT => fs::read(path).is_ok_and(|text| {
+            json(&text)["program"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("dimslab "))
+        }),
+        METRICS => first_line().is_ok_and(|line| {
+            let window = json(line.as_bytes());
+            line.is_empty() || (window["rows_seen"].is_u64() && window["live_dims"].is_array())
+        }),
         _ => fs::read_to_string(path).is_ok_and(|text| text.contains(html::MARK)),
     }
 }

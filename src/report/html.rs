@@ -237,15 +237,15 @@ pub(super) mod tests {
             "progressive": {"auc": 0.69, "logloss": 0.51, "ne": null}, "ctr": 0.2, "samples_per_s": 1.0,
             "wall_s": 1.0, "seed": 7, "threads": 1,
             "bytes": {"budget": 2000, "peak": 1600, "held": 1500, "resident": 0, "allocated": 0, "active": 0,
-                "retained": 0, "weights": 0, "optimizer": 0, "metadata": 0, "sketch": 0},
+                "retained": 0, "free": 0, "retired": 0, "weights": 0, "optimizer": 0, "metadata": 0, "sketch": 0},
             "rows_live": 10, "chunks_live": 20, "dims_histogram": {"8": 10},
-            "events": {"admitted": 10, "grown": 10, "shrunk": 0, "evicted": 0, "refused": 0},
+            "events": {"admitted": 10, "grown": 10, "shrunk": 0, "evicted": 0, "refused": 0, "missed": 0},
             "interrupted": false, "error": "<b>no</b>", "skipped_lines": 0, "windows": 1,
             "process": {"resident_before": null, "resident_peak": 1, "resident_now": 1, "model_bytes": 1,
                 "buffer_bytes": 1},
             "tables": [{"name": "<script>", "dim": 16, "chunk": 4, "rows": 10, "chunks": 20, "mean_dims": 8.0,
                 "dims_histogram": {"8": 10},
-                "events": {"admitted": 10, "grown": 10, "shrunk": 0, "evicted": 0, "refused": 0}}],
+                "events": {"admitted": 10, "grown": 10, "shrunk": 0, "evicted": 0, "refused": 0, "missed": 0}}],
             "config": {"policy": "fiited"}, "varies": [],
         });
         serde_json::from_value(json).unwrap()

@@ -7,7 +7,7 @@
 //! | `report.html` | the same with curves; one file without scripts, readable offline |
 //!
 //! In deterministic mode two runs of the same seed and data leave the same `report.json`, on any number of threads,
-//! but for the fields of [`VARIES`]: times, the number of threads, and what the operating system counts.
+//! but for the fields listed in its `varies`: times, the number of threads, and what the operating system counts.
 
 mod chart;
 mod curves;
@@ -17,7 +17,7 @@ mod process;
 mod summary;
 mod text;
 
-pub use dir::{FULL_SIZE, OutError, RunDir};
-pub use process::{ProcessMemory, process_memory, reset_process_peak};
-pub use summary::{Bytes, ProcessReport, Report, ReportContext, TableReport, VARIES};
-pub use text::{human_bytes, human_count};
+pub(crate) use dir::{FULL_SIZE, OutError, RunDir};
+pub(crate) use process::{ProcessMemory, process_memory, reset_process_peak};
+pub(crate) use summary::{Report, ReportContext, TableReport};
+pub(crate) use text::{human_bytes, human_count};

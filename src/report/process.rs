@@ -2,7 +2,7 @@
 
 /// Resident memory of this process in bytes; `None` where the system does not tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProcessMemory {
+pub(crate) struct ProcessMemory {
     /// Bytes resident now.
     pub resident: Option<u64>,
     /// Most bytes resident at once since the start, or since [`reset_process_peak`].
@@ -10,14 +10,14 @@ pub struct ProcessMemory {
 }
 
 /// Reads `VmRSS` and `VmHWM` from `/proc/self/status` (Linux; nothing elsewhere).
-pub fn process_memory() -> ProcessMemory {
+pub(crate) fn process_memory() -> ProcessMemory {
     std::fs::read_to_string("/proc/self/status")
         .map_or_else(|_| ProcessMemory::default(), |text| parse(&text))
 }
 
 /// Starts the count of the peak anew, so that a second run in one process is measured by itself. Says whether the
 /// system allowed it.
-pub fn reset_process_peak() -> bool {
+pub(crate) fn reset_process_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 

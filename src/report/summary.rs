@@ -11,7 +11,7 @@ use crate::report::ProcessMemory;
 
 /// Fields of a report that depend on time or on the machine. All others are the same between runs of one seed on the
 /// same data in deterministic mode, whatever the number of threads.
-pub const VARIES: [&str; 5] = [
+const VARIES: [&str; 5] = [
     "samples_per_s",
     "wall_s",
     "threads",
@@ -21,7 +21,7 @@ pub const VARIES: [&str; 5] = [
 
 /// A run, as `report.json` has it. A figure that the rows do not define is `null`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Program and version that wrote the report.
     pub program: String,
     /// Rows trained on.
@@ -78,7 +78,7 @@ pub struct Report {
 
 /// Bytes of the store, in an allocator's words.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Bytes {
+pub(crate) struct Bytes {
     /// The hard limit.
     pub budget: u64,
     /// Most bytes held at any moment.
@@ -91,8 +91,12 @@ pub struct Bytes {
     pub allocated: u64,
     /// Bytes of superblocks with live chunks.
     pub active: u64,
-    /// Bytes kept for reuse.
+    /// Address space reserved and not in use; no part of `held`.
     pub retained: u64,
+    /// Free chunks of superblocks in use.
+    pub free: u64,
+    /// Chunks that wait for their last reader.
+    pub retired: u64,
     /// Weights of live chunks.
     pub weights: u64,
     /// Their optimizer state.
@@ -105,7 +109,7 @@ pub struct Bytes {
 
 /// Memory of the process beside the store, in bytes.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct ProcessReport {
+pub(crate) struct ProcessReport {
     /// Resident before the store, the model and the reader were made.
     pub resident_before: Option<u64>,
     /// Most resident at once during the run.
@@ -120,7 +124,7 @@ pub struct ProcessReport {
 
 /// One table at the end of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TableReport {
+pub(crate) struct TableReport {
     /// The column's name.
     pub name: String,
     /// Dimensions of a full row.
@@ -141,7 +145,7 @@ pub struct TableReport {
 
 /// What a report needs beside the run's own account.
 #[derive(Debug, Clone)]
-pub struct ReportContext {
+pub(crate) struct ReportContext {
     /// Seed of the run.
     pub seed: u64,
     /// Threads of the trainer.
@@ -158,7 +162,7 @@ pub struct ReportContext {
 
 impl Report {
     /// The report of a run; `error` is what ended it early.
-    pub fn new(run: &RunReport, context: &ReportContext, error: Option<String>) -> Report {
+    pub(crate) fn new(run: &RunReport, context: &ReportContext, error: Option<String>) -> Report {
         let tables: Vec<TableReport> = run.store.tables.iter().map(TableReport::new).collect();
         let mut dims_histogram = BTreeMap::new();
         for (dims, rows) in tables.iter().flat_map(|table| &table.dims_histogram) {
@@ -201,7 +205,7 @@ impl Report {
     }
 
     /// Held-out figures as one value.
-    pub fn heldout(&self) -> Metrics {
+    pub(crate) fn heldout(&self) -> Metrics {
         Metrics {
             auc: self.auc,
             logloss: self.logloss,
@@ -221,6 +225,8 @@ impl Bytes {
             allocated: stats.allocated,
             active: stats.active,
             retained: stats.retained,
+            free: stats.free,
+            retired: stats.retired,
             weights: stats.weights,
             optimizer: stats.optimizer,
             metadata: stats.metadata,

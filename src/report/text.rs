@@ -1,7 +1,7 @@
 //! Numbers as people read them.
 
 /// `bytes` for people, in binary units: `1.50 MiB`.
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     if value < 1024.0 {
         return format!("{bytes} B");
@@ -23,7 +23,7 @@ pub fn human_bytes(bytes: u64) -> String {
 }
 
 /// `count` with its thousands set apart: `1,234,567`.
-pub fn human_count(count: u64) -> String {
+pub(crate) fn human_count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {

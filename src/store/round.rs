@@ -19,18 +19,17 @@ const ATTEMPTS: u32 = 256;
 /// A superblock with less than this part of its slots in use is worth emptying.
 const SPARSE: f64 = 0.5;
 
-/// A round's histograms: allocated once, counted in the budget.
+/// A round's histogram of bytes by importance: allocated once, counted in the budget.
 pub(super) struct RoundScratch {
-    table: Histogram,
-    all: Histogram,
+    chunks: Histogram,
     rounds: u64,
 }
 
 impl RoundScratch {
-    pub(super) const BYTES: u64 = 2 * Histogram::BYTES;
+    pub(super) const BYTES: u64 = Histogram::BYTES;
 
     pub(super) fn new() -> RoundScratch {
-        RoundScratch { table: Histogram::new(), all: Histogram::new(), rounds: 0 }
+        RoundScratch { chunks: Histogram::new(), rounds: 0 }
     }
 }
 
@@ -50,16 +49,16 @@ impl Inner {
         self.set_price(pressed);
         let mut report = PruneReport::default();
         let factor = self.clock.begin_round();
-        scratch.all.clear();
+        scratch.chunks.clear();
         for table in &self.tables {
-            self.measure(table, factor, &mut scratch);
+            self.measure(table, factor, &mut scratch.chunks);
         }
         if let Some(sketch) = &self.sketch {
             sketch.decay(factor);
         }
         let wanted = self.wanted_bytes();
         if wanted > 0 {
-            let threshold = scratch.all.threshold(wanted);
+            let threshold = scratch.chunks.threshold(wanted);
             let cut = Cut { surely: threshold / 1.3, threshold, quota: wanted };
             self.cut(cut, scratch.rounds, &mut report);
             self.set_threshold(threshold.min(f32::MAX));
@@ -135,26 +134,19 @@ impl Inner {
         }
     }
 
-    /// Decays a table's utilities, sets its scale and adds its chunks to the global histogram.
-    fn measure(&self, table: &Table, factor: f32, scratch: &mut RoundScratch) {
-        scratch.table.clear();
+    /// Decays a table's utilities and counts its chunks' bytes by importance.
+    fn measure(&self, table: &Table, factor: f32, histogram: &mut Histogram) {
         let (head_bytes, tail_bytes) = self.record_bytes(table);
+        let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
         self.for_each_row(table, 0, |chains, _, head, _, _| {
             let Some(claim) = patiently(chains, head) else { return };
             for chunk in chains.chunks(&claim) {
                 let Info { utility, ordinal } = chunk.info();
                 let utility = utility * factor;
                 chunk.set_info(Info { utility, ordinal });
-                scratch.table.add(utility, if chunk.tail.is_some() { tail_bytes } else { head_bytes });
+                histogram.add(utility * per_unit, if chunk.tail.is_some() { tail_bytes } else { head_bytes });
             }
         });
-        let scale = scratch.table.percentile(0.95);
-        if scale > 0.0 {
-            table.set_scale(scale);
-        }
-        if table.scale() > 0.0 {
-            scratch.all.add_scaled(&scratch.table, table.scale());
-        }
     }
 
     fn record_bytes(&self, table: &Table) -> (u64, u64) {

@@ -24,6 +24,9 @@ pub(super) struct Counters {
     pub(super) missed: AtomicU64,
 }
 
+/// How fast a table's scale follows its gradients: about the last hundred batches.
+const SCALE_RATE: f32 = 0.01;
+
 pub(super) fn bump(counter: &AtomicU64, by: u64) {
     if by > 0 {
         counter.fetch_add(by, Ordering::Relaxed);
@@ -114,21 +117,17 @@ impl Table {
         self.learning_rate.store(rate.to_bits(), Ordering::Relaxed);
     }
 
-    /// The utility that counts as importance 1; 0 until there is one.
+    /// The utility that counts as importance 1: the mean norm of a chunk's gradient, over the accesses of late.
     pub(super) fn scale(&self) -> f32 {
         f32::from_bits(self.scale.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_scale(&self, scale: f32) {
-        self.scale.store(scale.to_bits(), Ordering::Relaxed);
-    }
-
-    /// Sets the scale if there is none yet, and returns the one that holds.
-    pub(super) fn scale_or_set(&self, first: f32) -> f32 {
-        match self.scale.compare_exchange(0, first.to_bits(), Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => first,
-            Err(there) => f32::from_bits(there),
-        }
+    /// Follows the norm of a chunk's gradient, the mean over a batch's accesses.
+    pub(super) fn learn_scale(&self, mean: f32) {
+        let before = self.scale();
+        let after = if before == 0.0 { mean } else { before + SCALE_RATE * (mean - before) };
+        // Never zero again once set, so that it can be divided by. Two threads at once: one of the two means counts.
+        self.scale.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
     }
 
     /// A row went from `before` live chunks to `after`.

@@ -4,7 +4,7 @@ use super::gather::in_waves;
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
-use crate::chain::Chains;
+use crate::chain::{Chains, Ordinals};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::rowcopy;
@@ -35,7 +35,7 @@ struct Wanted {
     /// `a * g` of one missing chunk, in utility.
     utility: f32,
     /// Ordinals of the row's live chunks.
-    live: crate::chain::Ordinals,
+    live: Ordinals,
 }
 
 impl Inner {
@@ -62,14 +62,18 @@ impl Inner {
         let (dim, combined) = (table.layout.dim, &scratch.combined);
         let mut applied = Applied { unique: combined.keys.len() as u64, ..Applied::default() };
         scratch.wanted.clear();
+        let (mut norms, mut accesses) = (0f64, 0u64);
         let keys = combined.keys.iter().copied().zip(combined.hashes.iter().copied());
         in_waves(table, chains, keys, guard, |position, located| {
             let grad = &combined.grads[position * dim..(position + 1) * dim];
             let count = combined.counts[position];
+            let squares = simd.sum_squares(grad);
+            norms += f64::from(count) * f64::from(squares).sqrt();
+            accesses += u64::from(count);
             let mut row = located.row(table, chains, guard);
             let wanted = loop {
-                let Some(head) = row else { break step.absent(grad, count) };
-                match step.present(head, grad, count) {
+                let Some(head) = row else { break step.missing(squares, count, Ordinals::default(), 0) };
+                match step.present(head, grad, squares, count) {
                     Ok(wanted) => {
                         applied.updated += 1;
                         break wanted;
@@ -81,6 +85,9 @@ impl Inner {
                 scratch.wanted.push(Wanted { position, utility, live });
             }
         });
+        if accesses > 0 {
+            table.learn_scale((norms / accesses as f64 / (table.layout.chunks as f64).sqrt()) as f32);
+        }
         applied.missed = applied.unique - applied.updated;
         bump(&table.counters.missed, applied.missed);
         if table.shared.is_some() {
@@ -96,11 +103,7 @@ impl Inner {
         if wanted.is_empty() {
             return Growth::default();
         }
-        let mut scale = table.scale();
-        if scale == 0.0 {
-            let mean = wanted.iter().map(|wanted| wanted.utility).sum::<f32>() / wanted.len() as f32;
-            scale = if mean > 0.0 { table.scale_or_set(mean) } else { f32::INFINITY };
-        }
+        let scale = table.scale();
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
@@ -153,10 +156,10 @@ struct RowStep<'a> {
 }
 
 /// The utility of one missing chunk and the chunks that are there; `None` if the row is whole or the gradient zero.
-type Missing = Option<(f32, crate::chain::Ordinals)>;
+type Missing = Option<(f32, Ordinals)>;
 
 impl RowStep<'_> {
-    fn missing(&self, squares: f32, count: u32, live: crate::chain::Ordinals, chunks: usize) -> Missing {
+    fn missing(&self, squares: f32, count: u32, live: Ordinals, chunks: usize) -> Missing {
         let absent = self.table.layout.chunks - chunks;
         if absent == 0 {
             return None;
@@ -166,17 +169,13 @@ impl RowStep<'_> {
         Some((count as f32 * norm * self.inflation, live))
     }
 
-    fn absent(&self, grad: &[f32], count: u32) -> Missing {
-        self.missing(self.simd.sum_squares(grad), count, crate::chain::Ordinals::default(), 0)
-    }
-
     /// Steps the live chunks of the row at `head`.
     #[inline]
-    fn present(&self, head: ChunkIndex, grad: &[f32], count: u32) -> Result<Missing, Gone> {
+    fn present(&self, head: ChunkIndex, grad: &[f32], squares: f32, count: u32) -> Result<Missing, Gone> {
         let claim = self.chains.claim(head)?;
         let layout = &self.table.layout;
         let row_state = self.row_state(&claim, grad);
-        let mut live = crate::chain::Ordinals::default();
+        let mut live = Ordinals::default();
         let (mut chunks, mut live_squares) = (0, 0.0);
         let mut payload = [0f32; PAYLOAD_MAX];
         for chunk in self.chains.chunks(&claim) {
@@ -186,17 +185,17 @@ impl RowStep<'_> {
             rowcopy::load(&chunk.payload[..payload.len()], payload);
             self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
             rowcopy::store(payload, &chunk.payload[..payload.len()]);
-            let squares = self.simd.sum_squares(grad);
-            chunk.set_info(Info { utility: utility + count as f32 * squares.sqrt() * self.inflation, ordinal });
+            let chunk_squares = self.simd.sum_squares(grad);
+            chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
             live.insert(ordinal as usize);
             chunks += 1;
-            live_squares += squares;
+            live_squares += chunk_squares;
         }
         drop(claim);
         if chunks == layout.chunks {
             return Ok(None);
         }
-        Ok(self.missing(self.simd.sum_squares(grad) - live_squares, count, live, chunks))
+        Ok(self.missing(squares - live_squares, count, live, chunks))
     }
 
     /// Steps the state that the row has once.
