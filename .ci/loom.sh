@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the concurrency models of src/loom_models.rs under loom, corrected so that it misses no interleaving of a load
-# and a compare-exchange. Arguments go to the test binary, e.g. `.ci/loom.sh slab`.
+# and a compare-exchange. An argument chooses models by a part of their name, e.g. `.ci/loom.sh slab_`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -37,4 +37,4 @@ export LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-2}"
 export LOOM_MAX_BRANCHES="${LOOM_MAX_BRANCHES:-20000}"
 exec cargo test --release --lib --no-default-features \
     --config "patch.crates-io.loom.path=\"$(cd "$copy" && pwd)\"" \
-    -- --nocapture loom_models "$@"
+    -- --nocapture "${1:-loom_models}"

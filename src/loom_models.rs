@@ -549,3 +549,23 @@ fn directory_a_row_is_found_throughout_a_split() {
         thread.join().unwrap();
     });
 }
+
+#[test]
+fn directory_a_row_is_found_while_a_node_takes_a_segments_place() {
+    explore("directory: find, insert and deepen", 2, || {
+        // A full segment for the tags that begin with a 0 bit: its depth is 1, which is all that a root slot can tell.
+        let quarter = 1 << 30;
+        let (_, directory) = directory(&[(LOW, 21), (HIGH, 31), (LOW | quarter, 41)]);
+        let collector = Collector::new();
+        let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
+        let thread = spawn(move || {
+            let handle = their_collector.register();
+            theirs.insert(LOW, index(11), &handle.pin(), probe(1)).unwrap();
+        });
+        let handle = collector.register();
+        assert_eq!(directory.find(LOW, &handle.pin(), probe(2)), Some(index(21)));
+        thread.join().unwrap();
+        assert_eq!(directory.find(LOW | quarter, &handle.pin(), probe(4)), Some(index(41)));
+        assert_eq!(directory.find(LOW, &handle.pin(), probe(1)), Some(index(11)));
+    });
+}

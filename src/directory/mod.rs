@@ -215,8 +215,10 @@ impl Directory {
             let place = self.place(tag, guard);
             let there = place.slot.load(Ordering::Acquire, guard);
             // SAFETY: as in `segment`.
-            let stale = there.tag() != NODE && unsafe { there.deref() }.replacement(tag, guard).is_some();
-            if stale {
+            let occupant = unsafe { there.deref() };
+            // What is deeper came after this segment; moving on from it is the business of the thread that replaced it,
+            // which has reserved the bytes that may take.
+            if occupant.depth <= segment.depth && occupant.replacement(tag, guard).is_some() {
                 self.advance(&place, tag, there, used, guard);
                 continue;
             }
@@ -240,6 +242,8 @@ impl Directory {
                 budget.release_retired(bytes);
             });
         }
+        // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
+        guard.flush();
     }
 
     /// Moves one slot on from a replaced segment: to its successor, or to a new node where the successors need one.
@@ -251,7 +255,11 @@ impl Directory {
             // SAFETY: as in `Segment::replacement`.
             let segment = unsafe { newer.deref() };
             if segment.depth > place.bits {
-                return self.deepen(place, newest, from, used, guard);
+                // A node only when the slot can go no further without one, so that a call makes one at most.
+                if pointer == from {
+                    return self.deepen(place, newest, from, used, guard);
+                }
+                break;
             }
             (newest, pointer) = (segment, newer);
         }
