@@ -64,6 +64,8 @@ pub mod dlrm;
 mod error;
 mod id;
 mod importance;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod optim;
 mod reclaim;
 mod region;

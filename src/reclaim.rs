@@ -69,6 +69,8 @@ impl Retired {
                 }
             });
         }
+        // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
+        guard.flush();
     }
 }
 

@@ -3,19 +3,20 @@
 //! A plain `f32` access beside a write is a data race, and relaxed atomics are not vectorised. So payload memory is
 //! typed `[AtomicU32]`, and on x86-64 two primitives, load 4 and store 4 words, are one instruction of inline assembly
 //! each (SSE, which every x86-64 has). Their meaning is that of four relaxed loads or stores, which is how the twin
-//! that other processors and the model checker use is written.
+//! that other processors and the model checker use is written; `--cfg dimslab_atomic_rows` chooses it for tools that do
+//! not see into assembly, ThreadSanitizer above all.
 
 use crate::sync::{AtomicU32, Ordering};
 
 /// Asks the processor to bring a cache line closer. Has no other effect, whatever the address.
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
     // SAFETY: a prefetch never faults.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
     let _ = address;
 }
 
@@ -34,7 +35,7 @@ pub(crate) fn prefetch_words(words: &[AtomicU32]) {
 #[inline]
 pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
     let done = {
         let fours = from.len() / 4 * 4;
         for start in (0..fours).step_by(4) {
@@ -49,7 +50,7 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
         }
         fours
     };
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
     let done = 0;
     load_words(&from[done..], &mut to[done..]);
 }
@@ -58,7 +59,7 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
 #[inline]
 pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
     assert_eq!(from.len(), to.len());
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
     let done = {
         let fours = from.len() / 4 * 4;
         for start in (0..fours).step_by(4) {
@@ -72,7 +73,7 @@ pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
         }
         fours
     };
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
     let done = 0;
     store_words(&from[done..], &to[done..]);
 }

@@ -124,9 +124,10 @@ impl Superblocks {
             return;
         }
         self.committed.fetch_sub(1, Ordering::Relaxed);
-        self.budget.release(self.region.superblock_bytes());
         // Release: pairs with the Acquire in `acquire`.
         self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        // Last, so that whoever gets the bytes finds a superblock for them.
+        self.budget.release(self.region.superblock_bytes());
     }
 }
 
@@ -298,8 +299,9 @@ impl Slab {
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
-            // Relaxed: published by `offer`.
-            bits.store(self.mask(word), Ordering::Relaxed);
+            // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
+            // to `offer`, because a late one of an earlier time may have drawn another thread here already.
+            bits.store(self.mask(word), Ordering::Release);
         }
         *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
         self.offer(superblock);
@@ -393,9 +395,16 @@ impl Slab {
         // Release: see `owns`.
         self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Release);
         self.withdraw(superblock);
-        let superblocks = Arc::clone(&self.superblocks);
+        // Weak, so that a store's memory goes with the store, not with the last thread that used it.
+        let superblocks = Arc::downgrade(&self.superblocks);
         // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.
-        unsafe { guard.defer_unchecked(move || superblocks.give_back(superblock)) };
+        unsafe {
+            guard.defer_unchecked(move || {
+                if let Some(superblocks) = superblocks.upgrade() {
+                    superblocks.give_back(superblock);
+                }
+            });
+        }
         true
     }
 }

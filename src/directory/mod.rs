@@ -25,7 +25,10 @@ use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
+#[cfg(not(loom))]
 const NODE_BITS: u32 = 6;
+#[cfg(loom)]
+const NODE_BITS: u32 = 1;
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
 const NODE: usize = 1;
@@ -67,8 +70,10 @@ pub(crate) struct Directory {
 }
 
 /// A slot that leads to a tag's segment, and the number of tag bits that lead to the slot.
-struct Place<'d> {
+struct Place<'d, 'g> {
     slot: &'d Atomic<Segment>,
+    /// What the slot held: a segment. It may hold a node a moment later, so this is what to go on from.
+    there: Shared<'g, Segment>,
     bits: u32,
 }
 
@@ -90,7 +95,7 @@ impl Directory {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn place(&self, tag: u32, guard: &Guard) -> Place<'_> {
+    fn place<'g>(&self, tag: u32, guard: &'g Guard) -> Place<'_, 'g> {
         let mut node: &Node = &self.root;
         let mut bits = NODE_BITS;
         loop {
@@ -98,7 +103,7 @@ impl Directory {
             // Acquire: pairs with the Release in `advance`.
             let there = slot.load(Ordering::Acquire, guard);
             if there.tag() != NODE {
-                return Place { slot, bits };
+                return Place { slot, there, bits };
             }
             // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory.
             node = unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() };
@@ -110,7 +115,7 @@ impl Directory {
     #[inline]
     fn segment<'g>(&self, tag: u32, guard: &'g Guard) -> &'g Segment {
         // SAFETY: a slot's segment is retired only after all its slots were moved on, and we hold a guard.
-        let mut segment = unsafe { self.place(tag, guard).slot.load(Ordering::Acquire, guard).deref() };
+        let mut segment = unsafe { self.place(tag, guard).there.deref() };
         while let Some(newer) = segment.replacement(tag, guard) {
             // SAFETY: as in `Segment::replacement`.
             segment = unsafe { newer.deref() };
@@ -210,11 +215,12 @@ impl Directory {
         let mut tag = segment.prefix;
         loop {
             let place = self.place(tag, guard);
-            let there = place.slot.load(Ordering::Acquire, guard);
             // SAFETY: as in `segment`.
-            let stale = there.tag() != NODE && unsafe { there.deref() }.replacement(tag, guard).is_some();
-            if stale {
-                self.advance(&place, tag, there, used, guard);
+            let occupant = unsafe { place.there.deref() };
+            // What is deeper came after this segment; moving on from it is the business of the thread that replaced it,
+            // which has reserved the bytes that may take.
+            if occupant.depth <= segment.depth && occupant.replacement(tag, guard).is_some() {
+                self.advance(&place, tag, used, guard);
                 continue;
             }
             // On to the next slot within the segment's range.
@@ -237,10 +243,13 @@ impl Directory {
                 budget.release_retired(bytes);
             });
         }
+        // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
+        guard.flush();
     }
 
     /// Moves one slot on from a replaced segment: to its successor, or to a new node where the successors need one.
-    fn advance<'g>(&self, place: &Place<'_>, tag: u32, from: Shared<'g, Segment>, used: &mut u64, guard: &'g Guard) {
+    fn advance<'g>(&self, place: &Place<'_, 'g>, tag: u32, used: &mut u64, guard: &'g Guard) {
+        let from = place.there;
         // SAFETY: as in `segment`.
         let mut newest = unsafe { from.deref() };
         let mut pointer = from;
@@ -248,7 +257,11 @@ impl Directory {
             // SAFETY: as in `Segment::replacement`.
             let segment = unsafe { newer.deref() };
             if segment.depth > place.bits {
-                return self.deepen(place, newest, from, used, guard);
+                // A node only when the slot can go no further without one, so that a call makes one at most.
+                if pointer == from {
+                    return self.deepen(place, newest, used, guard);
+                }
+                break;
             }
             (newest, pointer) = (segment, newer);
         }
@@ -257,7 +270,7 @@ impl Directory {
     }
 
     /// Puts a node where one slot cannot tell the two halves of `split` apart.
-    fn deepen<'g>(&self, place: &Place<'_>, split: &Segment, from: Shared<'g, Segment>, used: &mut u64, guard: &'g Guard) {
+    fn deepen(&self, place: &Place<'_, '_>, split: &Segment, used: &mut u64, guard: &Guard) {
         let half = |slot: usize| {
             let tag = split.prefix | (slot as u32) << (32 - place.bits - NODE_BITS);
             Atomic::from(split.replacement(tag, guard).unwrap_or(Shared::null()))
@@ -265,7 +278,7 @@ impl Directory {
         let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
         let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
         // Release: publishes the node. Pairs with the Acquire in `place`.
-        if place.slot.compare_exchange(from, tagged, Ordering::AcqRel, Ordering::Acquire, guard).is_ok() {
+        if place.slot.compare_exchange(place.there, tagged, Ordering::AcqRel, Ordering::Acquire, guard).is_ok() {
             *used += NODE_BYTES;
             self.bytes.fetch_add(NODE_BYTES, Ordering::Relaxed);
         } else {

@@ -6,13 +6,19 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::{Atomic, Guard, Owned, Shared};
 
 /// Row words of one cache line.
+#[cfg(not(loom))]
 const BUCKET_SLOTS: usize = 8;
+#[cfg(loom)]
+const BUCKET_SLOTS: usize = 2;
 /// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
 const BUCKET_BITS: u32 = 14;
 /// Longest prefix a segment can have.
 pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
 /// A segment beyond this many buckets is split rather than enlarged, unless its prefix is as long as can be.
+#[cfg(not(loom))]
 const SPLIT_BUCKETS: usize = 64;
+#[cfg(loom)]
+const SPLIT_BUCKETS: usize = 1;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
 pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;

@@ -496,6 +496,9 @@ struct Plan {
     needed: u64,
 }
 
+/// More bytes than any budget is given, and few enough to calculate with.
+const ABSURD: u64 = u64::MAX / 4;
+
 impl Plan {
     fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
         let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
@@ -518,7 +521,7 @@ impl Plan {
         let mut fixed = Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
         for (table, layout) in tables.iter().zip(&layouts) {
             let bytes = Table::fixed_bytes(table, layout);
-            fixed = bytes.and_then(|bytes| fixed.checked_add(bytes)).unwrap_or(u64::MAX / 4);
+            fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
         }
         let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
         // A 64th is kept for directory rebuilds; see `Budget`.
@@ -536,7 +539,7 @@ impl Plan {
     }
 
     fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
-        ConfigError::BudgetTooSmall { budget: config.budget, needed: self.needed.max(config.budget + 1), tables }
+        ConfigError::BudgetTooSmall { budget: config.budget, needed: self.needed.max(config.budget.saturating_add(1)), tables }
     }
 
     /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;
