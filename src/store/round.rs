@@ -67,9 +67,7 @@ impl Inner {
             self.ease();
         }
         self.collect();
-        if pressed || wanted > 0 {
-            report.moved += self.compact();
-        }
+        report.moved = self.compact();
         self.retire_empty();
         self.collect();
         report
