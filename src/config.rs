@@ -242,6 +242,17 @@ pub enum Policy {
     Fiited(FiitedConfig),
 }
 
+/// How fast utilities are forgotten.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Decay {
+    /// FIITED's γ: every step multiplies utilities by this, above 0 and at most 1.
+    PerStep(f32),
+    /// Utilities halve with every so many accesses for each live row. The window over which rows are compared then
+    /// follows the number of rows that there is room for, whatever the batch size: long enough to tell them apart, and
+    /// no longer. (Ageing a frequency sketch by the cache's size is TinyLFU's idea, Einziger et al. 2017, section 3.3.)
+    PerCapacity(f32),
+}
+
 /// FIITED's policy (arXiv 2401.04408) and what dimslab adds to it.
 ///
 /// Every chunk has a utility `u <- γ·u + a·g`, with `a` the number of times a step used the row and `g` the norm of the
@@ -251,8 +262,8 @@ pub enum Policy {
 /// when its importance is clearly above that threshold. While there is room, everything gets its chunks at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FiitedConfig {
-    /// γ, the factor per step. Defaults to 0.9998: half of a utility is forgotten in about 3,500 steps.
-    pub decay: f32,
+    /// How fast utilities are forgotten. Defaults to half with every 5 accesses for each live row.
+    pub decay: Decay,
     /// Steps between two pruning rounds; a round also comes when the free part of the budget has run low. Defaults to 500.
     pub period_steps: u64,
     /// Steps before the first round that is not forced by a full budget. Defaults to 100.
@@ -268,7 +279,7 @@ pub struct FiitedConfig {
 impl Default for FiitedConfig {
     fn default() -> Self {
         FiitedConfig {
-            decay: 0.9998,
+            decay: Decay::PerCapacity(5.0),
             period_steps: 500,
             warmup_steps: 100,
             hysteresis: 0.2,
@@ -283,7 +294,15 @@ impl FiitedConfig {
         let within = |what, value: f32, ok: bool, expected| {
             if ok { Ok(()) } else { Err(ConfigError::Setting { what, found: value.to_string(), expected }) }
         };
-        within("the decay", self.decay, self.decay > 0.0 && self.decay <= 1.0, "a number above 0 and at most 1")?;
+        match self.decay {
+            Decay::PerStep(factor) => {
+                within("the decay per step", factor, factor > 0.0 && factor <= 1.0, "a number above 0 and at most 1")?;
+            }
+            Decay::PerCapacity(accesses) => {
+                let legal = accesses.is_finite() && accesses >= 0.1;
+                within("the decay's accesses per row", accesses, legal, "a finite number of at least 0.1")?;
+            }
+        }
         within("the period", self.period_steps as f32, self.period_steps > 0, "at least 1 step")?;
         let hysteresis = self.hysteresis;
         within("the hysteresis", hysteresis, hysteresis.is_finite() && hysteresis >= 0.0, "a finite number of at least 0")?;

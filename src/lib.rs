@@ -82,7 +82,7 @@ mod slab;
 mod store;
 mod sync;
 
-pub use config::{Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
+pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]

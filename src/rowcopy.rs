@@ -1,8 +1,8 @@
 //! Floats that are read while they are written: the only way payload words are touched.
 //!
 //! A plain `f32` access beside a write is a data race, and relaxed atomics are not vectorised. So payload memory is
-//! typed `[AtomicU32]`, and on x86-64 two primitives, load 4 and store 4 words, are one instruction of inline assembly
-//! each (SSE, which every x86-64 has). Their meaning is that of four relaxed loads or stores, which is how the twin
+//! typed `[AtomicU32]`, and on x86-64 one primitive, copy 4 words, is two instructions of inline assembly (SSE, which every
+//! x86-64 has). Its meaning is that of four relaxed loads and stores, which is how the twin
 //! that other processors and the model checker use is written; `--cfg dimslab_atomic_rows` chooses it for tools that do
 //! not see into assembly, ThreadSanitizer above all.
 
@@ -31,24 +31,38 @@ pub(crate) fn prefetch_words(words: &[AtomicU32]) {
     prefetch(start.wrapping_add(size_of_val(words) - 1));
 }
 
+/// Copies four words of 4 bytes, each with one access.
+///
+/// # Safety
+/// `from` is valid for reads and `to` for writes of 16 bytes, both aligned to 4.
+#[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
+#[inline(always)]
+unsafe fn copy4(from: *const u32, to: *mut u32) {
+    // SAFETY: the caller's. Other threads may be writing what is read here, or reading what is written: each lane of the
+    // two moves is one aligned 4-byte access, as a relaxed load or store is. Neither `pure` nor `readonly`.
+    unsafe {
+        std::arch::asm!(
+            "movups {lanes}, [{from}]",
+            "movups [{to}], {lanes}",
+            lanes = out(xmm_reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// Copies words out. Torn only between words; the caller's sequence word says whether to believe the whole.
 #[inline]
 pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
     #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
     let done = {
-        let fours = from.len() / 4 * 4;
-        for start in (0..fours).step_by(4) {
-            // SAFETY: `start + 4 <= len` of both slices. The assembly reads four words that other threads may be
-            // writing: each lane is one aligned 4-byte access, as a relaxed load is (not `pure`: the value may change).
-            unsafe {
-                let (source, target) = (from.as_ptr().add(start), to.as_mut_ptr().add(start));
-                let lanes: std::arch::x86_64::__m128;
-                std::arch::asm!("movups {0}, [{1}]", out(xmm_reg) lanes, in(reg) source, options(nostack, preserves_flags, readonly));
-                std::arch::x86_64::_mm_storeu_ps(target, lanes);
-            }
+        for (from, to) in from.chunks_exact(4).zip(to.chunks_exact_mut(4)) {
+            // SAFETY: both are 16 bytes long and aligned as their elements are.
+            unsafe { copy4(from.as_ptr().cast(), to.as_mut_ptr().cast()) };
         }
-        fours
+        from.len() / 4 * 4
     };
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
     let done = 0;
@@ -61,17 +75,12 @@ pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
     assert_eq!(from.len(), to.len());
     #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
     let done = {
-        let fours = from.len() / 4 * 4;
-        for start in (0..fours).step_by(4) {
-            // SAFETY: `start + 4 <= len` of both slices. The assembly writes four words of a `[AtomicU32]`, which may be
-            // written through a shared reference; each lane is one aligned 4-byte access, as a relaxed store is.
-            unsafe {
-                let (source, target) = (from.as_ptr().add(start), to.as_ptr().add(start));
-                let lanes = std::arch::x86_64::_mm_loadu_ps(source);
-                std::arch::asm!("movups [{0}], {1}", in(reg) target, in(xmm_reg) lanes, options(nostack, preserves_flags));
-            }
+        for (from, to) in from.chunks_exact(4).zip(to.chunks_exact(4)) {
+            // SAFETY: both are 16 bytes long and aligned as their elements are; atomic words may be written through a
+            // shared reference.
+            unsafe { copy4(from.as_ptr().cast(), to.as_ptr().cast_mut().cast()) };
         }
-        fours
+        from.len() / 4 * 4
     };
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
     let done = 0;

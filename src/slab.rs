@@ -66,10 +66,6 @@ impl Superblocks {
         u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (1 + slabs as u64)
     }
 
-    pub(crate) fn region(&self) -> &Region {
-        &self.region
-    }
-
     /// Bytes of address space.
     pub(crate) fn reserved_bytes(&self) -> u64 {
         u64::from(self.region.superblocks()) * self.region.superblock_bytes()

@@ -1,15 +1,10 @@
 //! The only file that names std atomics, so that the same code runs under the model checker.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
-/// Re-exported so that every other part, the trainer's stop flag included, goes through this file.
-#[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
-#[cfg(loom)]
-pub use loom::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Waits a moment inside a retry loop: a processor hint, then a yield once spinning has not helped.
 #[cfg(not(loom))]

@@ -3,7 +3,7 @@
 //! What threads do is random, so each test has an oracle that holds whatever they do: a row whose live dimensions must
 //! all be equal, a value only its own key can have, a sum that must be exact, a budget that must never be crossed.
 
-use dimslab::{Fallback, FiitedConfig, Optimizer, Policy, Pooling, Store, StoreConfig, TableConfig, TableId};
+use dimslab::{Decay, Fallback, FiitedConfig, Optimizer, Policy, Pooling, Store, StoreConfig, TableConfig, TableId};
 use std::time::{Duration, Instant};
 
 const BUDGET: u64 = 1 << 20;
@@ -54,13 +54,13 @@ fn check_row(key: u64, row: &[f32], chunk: usize) {
         assert!(values.iter().all(|value| value == &values[0]), "key {key}, chunk {ordinal} is torn: {row:?}");
         // Rows go down by the odd key's unit and up by the even one's: the sign says whose it is.
         let value = values[0];
-        let sign = if key % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if key.is_multiple_of(2) { 1.0 } else { -1.0 };
         assert!(value * sign >= 0.0 && value % unit(key) == 0.0, "key {key}, chunk {ordinal} has another row's value: {row:?}");
     }
 }
 
 fn gradient(key: u64) -> f32 {
-    if key % 2 == 0 { -unit(key) } else { unit(key) }
+    if key.is_multiple_of(2) { -unit(key) } else { unit(key) }
 }
 
 fn fill_gradients(keys: &[u64], dim: usize) -> Vec<f32> {
@@ -79,7 +79,7 @@ fn random_keys(random: &mut Random, most: u64, space: u64) -> Vec<u64> {
 }
 
 fn policy() -> Policy {
-    Policy::Fiited(FiitedConfig { period_steps: 4, warmup_steps: 1, headroom: 0.1, decay: 0.99, ..FiitedConfig::default() })
+    Policy::Fiited(FiitedConfig { period_steps: 4, warmup_steps: 1, headroom: 0.1, decay: Decay::PerStep(0.99), ..FiitedConfig::default() })
 }
 
 fn one_random_call(store: &Store, random: &mut Random, chunks: &[usize], space: u64) {

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::FiitedConfig;
 use crate::cli::error::CliError;
 use crate::cli::settings::{Settings, defaults};
-use crate::cli::values::{
+use crate::cli::values::{DecayRate, 
     ByteSize, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
 };
 use crate::dlrm::run::RunConfig;
@@ -68,8 +68,7 @@ pub(crate) struct Resolved {
 /// Settings of the policy `fiited`.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct FiitedSettings {
-    #[serde(serialize_with = "short")]
-    decay: f32,
+    decay: DecayRate,
     period: u64,
     warmup: u64,
     #[serde(serialize_with = "short")]
@@ -83,7 +82,7 @@ pub(crate) struct FiitedSettings {
 impl From<FiitedSettings> for FiitedConfig {
     fn from(settings: FiitedSettings) -> FiitedConfig {
         FiitedConfig {
-            decay: settings.decay,
+            decay: settings.decay.0,
             period_steps: settings.period,
             warmup_steps: settings.warmup,
             hysteresis: settings.hysteresis,
@@ -97,7 +96,7 @@ impl Settings {
     fn fiited(&self) -> FiitedSettings {
         let fiited = FiitedConfig::default();
         FiitedSettings {
-            decay: self.decay.unwrap_or(fiited.decay),
+            decay: self.decay.unwrap_or(DecayRate(fiited.decay)),
             period: self.period.unwrap_or(fiited.period_steps),
             warmup: self.warmup.unwrap_or(fiited.warmup_steps),
             hysteresis: self.hysteresis.unwrap_or(fiited.hysteresis),
@@ -357,6 +356,6 @@ mod tests {
             told += 1;
         }
         assert!(told > 15, "{told} defaults in the help");
-        assert!(values["rows"].to_string() == "300000" && values["holdout"].to_string() == "30000");
+        assert!(values["rows"].to_string() == "500000" && values["holdout"].to_string() == "50000");
     }
 }

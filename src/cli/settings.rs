@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::cli::error::CliError;
 use crate::cli::values::{
-    ByteSize, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
+    ByteSize, DecayRate, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
 };
 
 /// One constant for each default.
@@ -34,7 +34,7 @@ pub(crate) mod defaults {
     /// Rows held out of data files.
     pub(crate) const HOLDOUT: usize = 0;
     /// Rows of the embedded stream.
-    pub(crate) const EMBEDDED_ROWS: u64 = 300_000;
+    pub(crate) const EMBEDDED_ROWS: u64 = 500_000;
     /// Of the embedded stream one row in so many, at its end, is held out.
     pub(crate) const EMBEDDED_HOLDOUT_SHARE: u64 = 10;
     /// But no more than so many: held-out rows stay in memory.
@@ -44,7 +44,7 @@ pub(crate) mod defaults {
     pub(crate) const fn lr(optimizer: OptimizerName) -> f64 {
         match optimizer {
             OptimizerName::Sgd => 0.1,
-            OptimizerName::Adagrad | OptimizerName::RowwiseAdagrad => 0.01,
+            OptimizerName::Adagrad | OptimizerName::RowwiseAdagrad => 0.03,
             OptimizerName::Adam => 0.001,
         }
     }
@@ -83,9 +83,9 @@ pub(crate) struct Settings {
     /// Who decides which rows keep their dimensions [default: fiited]
     #[arg(long)]
     pub(crate) policy: Option<PolicyName>,
-    /// fiited: the part of a utility that is left after each step [default: 0.9998]
-    #[arg(long, value_name = "X")]
-    pub(crate) decay: Option<f32>,
+    /// fiited: how utilities fade: 5x, half with every 5 accesses per live row; or 0.999, a factor per step [default: 5x]
+    #[arg(long, value_name = "Nx|X")]
+    pub(crate) decay: Option<DecayRate>,
     /// fiited: steps between two pruning rounds [default: 500]
     #[arg(long, value_name = "STEPS")]
     pub(crate) period: Option<u64>,
@@ -104,7 +104,7 @@ pub(crate) struct Settings {
     /// Update rule of the embeddings [default: adagrad]
     #[arg(long)]
     pub(crate) optimizer: Option<OptimizerName>,
-    /// Learning rate of the embeddings [default: 0.01; sgd 0.1; adam 0.001]
+    /// Learning rate of the embeddings [default: 0.03; sgd 0.1; adam 0.001]
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
     /// What stands for dimensions that a row does not hold [default: zero]
@@ -137,7 +137,7 @@ pub(crate) struct Settings {
     /// Rows at the end that are scored and never trained on [default: 0; embedded stream: a tenth]
     #[arg(long, value_name = "ROWS")]
     pub(crate) holdout: Option<usize>,
-    /// Read at most so many rows [default: all; embedded stream: 300000]
+    /// Read at most so many rows [default: all; embedded stream: 500000]
     #[arg(long, value_name = "N")]
     pub(crate) rows: Option<u64>,
     /// Same bytes for the same seed and data, whatever the number of threads

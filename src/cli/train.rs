@@ -29,8 +29,8 @@ const ADAGRAD_INITIAL_ACCUMULATOR: f32 = 0.0;
 const ADAM_BETA1: f32 = 0.9;
 const ADAM_BETA2: f32 = 0.999;
 const ADAM_EPS: f32 = 1e-8;
-/// Shared rows of a table where the fallback is a hashed row.
-const HASHED_ROWS: usize = 1024;
+/// Where the fallback is a hashed row, one byte in so many of the budget goes to the weights of such rows.
+const HASHED_SHARE: u64 = 32;
 
 /// Runs the command.
 pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
@@ -152,10 +152,13 @@ impl Session {
         label: &str,
     ) -> Result<Finished, CliError> {
         let mut dir = out.map(RunDir::open).transpose().map_err(CliError::input)?;
-        let before = process_memory();
         let mut loader = source::loader(settings)?;
-        let store = store(settings, loader.schema())?;
         let mut model = model(settings, loader.schema())?;
+        // What the trainer needs for itself is in memory before the store is made, so that the rest is the store's.
+        model.warm_up(settings.batch).map_err(CliError::input)?;
+        loader.wait_ready();
+        let before = process_memory();
+        let store = store(settings, loader.schema())?;
         if let Some(dir) = &mut dir {
             dir.begin().map_err(out_error)?;
         }
@@ -217,6 +220,13 @@ fn out_error(error: OutError) -> CliError {
     }
 }
 
+/// Shared rows of each table where the fallback is a hashed row.
+fn hashed_rows(settings: &Resolved, tables: usize) -> usize {
+    let bytes = settings.budget.unwrap_or(defaults::BUDGET).0 / HASHED_SHARE;
+    let row_bytes = (tables * settings.dim * size_of::<f32>()).max(1) as u64;
+    usize::try_from(bytes / row_bytes).unwrap_or(usize::MAX).max(1)
+}
+
 /// The store of a run: one table for each categorical column.
 fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let (lr, eps) = (settings.lr as f32, ADAGRAD_EPS);
@@ -243,7 +253,9 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let fallback = match settings.fallback {
         FallbackName::Zero => Fallback::Zero,
         FallbackName::DefaultVector => Fallback::DefaultVector,
-        FallbackName::HashedRow => Fallback::HashedRow { rows: HASHED_ROWS },
+        FallbackName::HashedRow => Fallback::HashedRow {
+            rows: hashed_rows(settings, schema.categorical.len()),
+        },
     };
     let bound = settings.init_bound as f32;
     let init = if bound > 0.0 {

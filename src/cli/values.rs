@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Decay;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number of bytes: `123456`, `500kB` (1000), `64MiB` (1024).
@@ -73,6 +74,53 @@ impl fmt::Display for ByteSize {
 impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// How fast utilities are forgotten: `0.999`, the factor per step, or `5x`, half with every 5 accesses per live row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct DecayRate(pub(crate) Decay);
+
+impl FromStr for DecayRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, kind): (&str, fn(f32) -> Decay) = match text.trim().strip_suffix('x') {
+            Some(number) => (number, Decay::PerCapacity),
+            None => (text.trim(), Decay::PerStep),
+        };
+        let wrong = |_| format!("`{text}` is no decay: write a factor per step such as 0.999, or accesses per row such as 5x");
+        number.parse().map(|number| DecayRate(kind(number))).map_err(wrong)
+    }
+}
+
+impl fmt::Display for DecayRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Decay::PerStep(factor) => write!(f, "{factor}"),
+            Decay::PerCapacity(accesses) => write!(f, "{accesses}x"),
+        }
+    }
+}
+
+impl Serialize for DecayRate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DecayRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a decay such as \"5x\" or 0.999")]
+        enum Form {
+            Number(f32),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Number(factor) => Ok(DecayRate(Decay::PerStep(factor))),
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
     }
 }
 

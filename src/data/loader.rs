@@ -160,6 +160,15 @@ impl Loader {
         }
     }
 
+    /// Waits until the next batch, the end or an error is there to be taken: what the reader needs has its memory then.
+    pub fn wait_ready(&self) {
+        if let Some(full) = &self.full {
+            let mut select = crossbeam_channel::Select::new();
+            select.recv(full);
+            select.ready();
+        }
+    }
+
     /// Gives a batch back, so that its buffers serve again.
     pub fn recycle(&mut self, batch: Batch) {
         if let Some(empty) = &self.empty {

@@ -234,15 +234,10 @@ impl Directory {
         let (budget, bytes, address) = (Arc::clone(&self.budget), segment.bytes(), &raw const *segment);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.retire(bytes);
-        let retired = Shared::from(address);
         // SAFETY: no slot leads here any more, and only the thread that published the replacement comes here, once.
-        // The closure owns the segment and a share of the budget, both Send.
-        unsafe {
-            guard.defer_unchecked(move || {
-                drop(retired.into_owned());
-                budget.release_retired(bytes);
-            });
-        }
+        unsafe { guard.defer_destroy(Shared::from(address)) };
+        // After the segment, so that its bytes are released when they are free.
+        guard.defer(move || budget.release_retired(bytes));
         // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
         guard.flush();
     }

@@ -134,7 +134,7 @@ impl Segment {
     }
 
     fn home(&self, tag: u32) -> usize {
-        (tag as usize & ((1 << BUCKET_BITS) - 1)) * self.buckets.len() >> BUCKET_BITS
+        ((tag as usize & ((1 << BUCKET_BITS) - 1)) * self.buckets.len()) >> BUCKET_BITS
     }
 
     /// All slots in the order in which `tag` probes them.

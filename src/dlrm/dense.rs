@@ -8,22 +8,14 @@
 use parking_lot::Mutex;
 
 use super::interaction::{Embeddings, Interaction};
-use super::mlp::{Activations, Flow, Mlp, Pass, grow};
+use super::mlp::{Mlp, Pass};
+use super::shard::{Cut, Shard, Workspace};
 use super::workers::Workers;
 use super::{DenseOptimizer, DlrmConfig, TrainError, loss};
-use crate::simd::{Kernels, pairs};
+use crate::simd::Kernels;
 
-/// A batch has at most this many shards: enough for as many threads; each costs a copy of the
-/// parameters' size.
-const SHARDS_MAX: usize = 8;
-/// Rows below which a shard would not pay for its share of the parameters' gradient.
-const SHARD_ROWS_MIN: usize = 64;
-/// Shards start at a multiple of this, the height of a matrix product's tile.
-const SHARD_ROWS_STEP: usize = 16;
 /// Parameters that are summed and updated as one piece of work.
 const UPDATE_PIECE: usize = 16 * 1024;
-/// The most parameters a model may have: 4 GiB of weights.
-const PARAMETERS_MAX: usize = 1 << 30;
 
 /// One batch as the dense part sees it.
 #[derive(Clone, Copy, Debug)]
@@ -73,58 +65,6 @@ pub struct DenseNet {
     last: Cut,
     /// Whether the last pass went back, so that there are gradients of that batch.
     went_back: bool,
-}
-
-/// How a batch is cut: shards of `shard_rows`, the last perhaps shorter.
-#[derive(Clone, Copy, Default)]
-struct Cut {
-    rows: usize,
-    shard_rows: usize,
-    shards: usize,
-}
-
-impl Cut {
-    fn new(rows: usize) -> Self {
-        let shards = (rows / SHARD_ROWS_MIN).clamp(1, SHARDS_MAX);
-        let shard_rows = rows.div_ceil(shards).next_multiple_of(SHARD_ROWS_STEP);
-        Self {
-            rows,
-            shard_rows,
-            shards: rows.div_ceil(shard_rows),
-        }
-    }
-
-    fn first(self, shard: usize) -> usize {
-        shard * self.shard_rows
-    }
-
-    fn len(self, shard: usize) -> usize {
-        self.shard_rows.min(self.rows - self.first(shard))
-    }
-}
-
-/// What a shard leaves behind.
-#[derive(Default)]
-struct Shard {
-    logits: Vec<f32>,
-    /// Sum of the losses.
-    loss: f64,
-    /// Laid out like the parameters.
-    gradients: Vec<f32>,
-    /// `[rows, vectors, dim]`.
-    vector_gradients: Vec<f32>,
-}
-
-/// What a thread needs for a shard and no longer.
-#[derive(Default)]
-struct Workspace {
-    bottom: Activations,
-    top: Activations,
-    /// Output of the interaction.
-    crossed: Vec<f32>,
-    /// The interacting vectors of one sample.
-    z: Vec<f32>,
-    flow: Flow,
 }
 
 impl DenseNet {
@@ -376,25 +316,13 @@ impl DenseNet {
         let mut shards = std::mem::take(&mut self.shards);
         self.workers.each(&mut shards[..cut.shards], |i, shard| {
             let mut work = self.workspaces[self.workers.current()].lock();
-            self.reserve(&mut work, cut.shard_rows);
+            work.reserve(&self.bottom, &self.interaction, &self.top, cut.shard_rows);
             self.shard_forward(input, cut, i, &mut work, shard);
             if let Some(labels) = labels {
                 self.shard_backward(input, labels, cut, i, &mut work, shard);
             }
         });
         self.shards = shards;
-    }
-
-    fn reserve(&self, work: &mut Workspace, rows: usize) {
-        work.bottom.reserve(&self.bottom, rows);
-        work.top.reserve(&self.top, rows);
-        grow(&mut work.crossed, rows * self.interaction.outputs());
-        grow(
-            &mut work.z,
-            self.interaction.vectors() * self.interaction.dim,
-        );
-        work.flow
-            .reserve(rows * self.bottom.widest().max(self.top.widest()));
     }
 
     fn shard_forward(
@@ -535,76 +463,6 @@ impl DenseNet {
         logits.clear();
         for shard in &self.shards[..self.last.shards] {
             logits.extend_from_slice(&shard.logits);
-        }
-    }
-}
-
-impl Shard {
-    fn bytes(&self) -> usize {
-        let values =
-            self.logits.capacity() + self.gradients.capacity() + self.vector_gradients.capacity();
-        values * size_of::<f32>()
-    }
-}
-
-impl Workspace {
-    fn bytes(&self) -> usize {
-        let values = self.crossed.capacity() + self.z.capacity();
-        self.bottom.bytes() + self.top.bytes() + self.flow.bytes() + values * size_of::<f32>()
-    }
-}
-
-impl DlrmConfig {
-    /// Checks every setting, and that the parameters can be counted.
-    fn validate(&self) -> Result<(), TrainError> {
-        self.dense_optimizer.validate()?;
-        let widths = self.bottom.iter().chain(&self.top).chain([&self.dim]);
-        if widths.clone().any(|&width| width == 0) {
-            return Err(TrainError::Config(
-                "a width of 0: dim and every hidden layer need at least 1".to_string(),
-            ));
-        }
-        let most = widths
-            .copied()
-            .chain([self.n_dense, self.n_features])
-            .max()
-            .unwrap_or(0);
-        let limit = 1 << 20; // Products of two such sizes cannot overflow.
-        if most > limit {
-            return Err(TrainError::Config(format!(
-                "a size of {most}: none may be above {limit}"
-            )));
-        }
-        let vectors = self.n_features + usize::from(self.n_dense > 0);
-        let crossed = pairs(vectors) + if self.n_dense > 0 { self.dim } else { 0 };
-        if crossed == 0 {
-            return Err(TrainError::Config(
-                "nothing reaches the top MLP: without dense features at least two categorical ones are needed"
-                    .to_string(),
-            ));
-        }
-        let chain = |inputs: usize, widths: &[usize], last: usize| {
-            let mut inputs = inputs;
-            widths
-                .iter()
-                .chain([&last])
-                .try_fold(0usize, |sum, &outputs| {
-                    let layer = outputs.checked_mul(inputs)?.checked_add(outputs)?;
-                    inputs = outputs;
-                    sum.checked_add(layer)
-                })
-        };
-        let bottom = if self.n_dense > 0 {
-            chain(self.n_dense, &self.bottom, self.dim)
-        } else {
-            Some(0)
-        };
-        let total = bottom.and_then(|bottom| chain(crossed, &self.top, 1)?.checked_add(bottom));
-        match total {
-            Some(total) if total <= PARAMETERS_MAX => Ok(()),
-            _ => Err(TrainError::Config(format!(
-                "the MLPs have more than {PARAMETERS_MAX} parameters"
-            ))),
         }
     }
 }

@@ -25,6 +25,7 @@
 //! layers, half precision, GPUs, more than one machine, more than one key per feature and sample. It trains one
 //! model well enough to measure a store by.
 
+mod config;
 mod dense;
 mod interaction;
 pub mod loss;
@@ -34,32 +35,13 @@ pub mod metrics;
 mod model;
 mod optim;
 pub mod run;
+mod shard;
 mod workers;
 
+pub use config::DlrmConfig;
 pub use dense::{DenseInput, DenseNet, Parameter};
 pub use model::{Dlrm, StepLoss};
 pub use optim::DenseOptimizer;
-
-/// The shape of the model and how it is trained.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DlrmConfig {
-    /// Dense features per sample; 0 leaves out the bottom MLP.
-    pub n_dense: usize,
-    /// Categorical features per sample: one table of the store each, in the order of its tables.
-    pub n_features: usize,
-    /// Dimension of the embeddings and of the bottom MLP's output; that of every table of the store.
-    pub dim: usize,
-    /// Hidden widths of the bottom MLP; `dim` is appended.
-    pub bottom: Vec<usize>,
-    /// Hidden widths of the top MLP; 1 is appended.
-    pub top: Vec<usize>,
-    /// Optimizer of both MLPs.
-    pub dense_optimizer: DenseOptimizer,
-    /// Seed of the initial weights.
-    pub seed: u64,
-    /// Threads; results do not depend on it.
-    pub threads: usize,
-}
 
 /// Why a model could not be built or a step not be made.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use super::dense::{DenseInput, DenseNet};
 use super::{DlrmConfig, TrainError, expect_len};
 use crate::data::Batch;
-use crate::{Store, TableId};
+use crate::{Policy, Store, StoreConfig, TableConfig, TableId};
 
 /// A DLRM whose embeddings live in a [`Store`].
 ///
@@ -14,6 +14,7 @@ use crate::{Store, TableId};
 /// more than one thread, the thread pool's queue takes a block now and then.)
 pub struct Dlrm {
     net: DenseNet,
+    n_dense: usize,
     n_features: usize,
     dim: usize,
     /// Embeddings on the way in, their gradients on the way out: `[n_features, rows, dim]`.
@@ -39,9 +40,34 @@ impl Dlrm {
         let net = DenseNet::new(&config)?;
         Ok(Self {
             net,
+            n_dense: config.n_dense,
             n_features: config.n_features,
             dim: config.dim,
             embeddings: Vec::new(),
+        })
+    }
+
+    /// Makes one step on `rows` made-up rows with a small store of its own and moves nothing, so that buffers, threads,
+    /// the library of matrix products and the program itself have their memory before the real store takes its own.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Batch`] if `rows` is 0; [`TrainError::Config`] if the small store cannot be made.
+    pub fn warm_up(&mut self, rows: usize) -> Result<(), TrainError> {
+        let tables = (0..self.n_features).map(|table| TableConfig::new(table.to_string(), self.dim));
+        // Room for its bookkeeping and two rows of each table, whatever their dimension.
+        let config = StoreConfig::new((4 << 20) + (self.n_features as u64) * (64 << 10)).policy(Policy::None);
+        let unsuitable = |error: crate::ConfigError| TrainError::Config(error.to_string());
+        let store = Store::new(config, tables.collect()).map_err(unsuitable)?;
+        let mut batch = Batch { rows, n_dense: self.n_dense, n_features: self.n_features, ..Batch::default() };
+        batch.labels.resize(rows, 0.0);
+        batch.dense.resize(rows * self.n_dense, 0.0);
+        batch.keys = (0..rows * self.n_features).map(|position| (position % 2) as u64).collect();
+        let workers = self.net.workers().clone();
+        workers.run(|| {
+            self.gather(&store, &batch)?;
+            self.net.backward(&input(&batch, &self.embeddings), &batch.labels, &mut Vec::new())?;
+            self.train_tables(&store, &batch)
         })
     }
 
@@ -85,20 +111,7 @@ impl Dlrm {
             let mean = self
                 .net
                 .backward(&input(batch, &self.embeddings), &batch.labels, logits)?;
-            // The embeddings have done their part: their place takes the gradients.
-            workers.try_pieces(
-                &mut self.embeddings,
-                batch.rows * self.dim,
-                |feature, gradient| {
-                    self.net.copy_embedding_gradient(feature, gradient)?;
-                    store.apply_gradients(
-                        TableId::new(feature),
-                        batch.feature_keys(feature),
-                        gradient,
-                    )?;
-                    Ok::<(), TrainError>(())
-                },
-            )?;
+            self.train_tables(store, batch)?;
             self.net.update();
             store.step()?;
             Ok(StepLoss {
@@ -124,6 +137,17 @@ impl Dlrm {
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
         self.net.buffer_bytes() + (self.embeddings.capacity() * size_of::<f32>()) as u64
+    }
+
+    /// Hands every table its gradients, a table on any thread.
+    fn train_tables(&mut self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
+        let workers = self.net.workers().clone();
+        // The embeddings have done their part: their place takes the gradients.
+        workers.try_pieces(&mut self.embeddings, batch.rows * self.dim, |feature, gradient| {
+            self.net.copy_embedding_gradient(feature, gradient)?;
+            store.apply_gradients(TableId::new(feature), batch.feature_keys(feature), gradient)?;
+            Ok::<(), TrainError>(())
+        })
     }
 
     /// Looks up every table's rows, a table on any thread.

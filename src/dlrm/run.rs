@@ -183,6 +183,8 @@ struct Progress<'a> {
     interrupted: bool,
     train_s: f64,
     holdout_bytes: u64,
+    /// The most that model and reader held in buffers.
+    buffer_bytes: u64,
 }
 
 impl<'a> Progress<'a> {
@@ -201,6 +203,7 @@ impl<'a> Progress<'a> {
             interrupted: false,
             train_s: 0.0,
             holdout_bytes: 0,
+            buffer_bytes: 0,
         }
     }
 
@@ -230,6 +233,7 @@ impl<'a> Progress<'a> {
             if self.window.rows() >= self.window_rows {
                 self.close_window(on_window);
             }
+            self.buffer_bytes = self.buffer_bytes.max(model.buffer_bytes() + loader.buffer_bytes());
         }
     }
 
@@ -294,7 +298,6 @@ impl<'a> Progress<'a> {
 
     fn into_report(self, model: &Dlrm, loader: &Loader) -> RunReport {
         let metric_bytes = self.window.bytes() + self.heldout.bytes() + self.histogram.bytes();
-        let batch_bytes = loader.buffer_bytes() + self.holdout_bytes;
         RunReport {
             rows: self.losses.rows(),
             holdout_rows: self.heldout.rows(),
@@ -308,7 +311,7 @@ impl<'a> Progress<'a> {
             skipped_lines: loader.skipped(),
             store: self.store.stats(),
             model_bytes: model.parameter_bytes(),
-            buffer_bytes: model.buffer_bytes() + batch_bytes + metric_bytes,
+            buffer_bytes: self.buffer_bytes + self.holdout_bytes + metric_bytes,
         }
     }
 }

@@ -14,8 +14,16 @@ pub(super) fn pair_dots<S: Simd>(simd: S, z: &[f32], dim: usize, out: &mut [f32]
     for (i, row) in z.chunks_exact(dim.max(1)).enumerate() {
         let (this, rest) = out.split_at_mut(i);
         out = rest;
-        for (four, out) in z[..i * dim].chunks(4 * dim).zip(this.chunks_mut(4)) {
-            out.copy_from_slice(&four_dots(simd, row, four)[..out.len()]);
+        let before = z[..i * dim].chunks(4 * dim);
+        let (fours, ones) = this.as_chunks_mut::<4>();
+        for (four, out) in before.clone().zip(&mut *fours) {
+            *out = four_dots(simd, row, four);
+        }
+        if let Some(last) = before.last().filter(|_| !ones.is_empty()) {
+            let dots = four_dots(simd, row, last);
+            for (out, dot) in ones.iter_mut().zip(dots) {
+                *out = dot;
+            }
         }
     }
 }

@@ -1,26 +1,40 @@
 //! Training steps, and the decay of utilities over them.
 
+use crate::config::Decay;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts steps and says what an increment made now is worth in the units of the last round.
 ///
 /// FIITED decays every utility in every step: `u <- γ·u + a·g`. The same order of utilities results if stored ones are
 /// left alone and increments made `t` steps later are multiplied by `γ^-t`; a round then multiplies everything by
-/// `γ^t` at once. Rounds come often enough for that factor to stay small.
+/// `γ^t` at once. *Age* is the exponent: minus the logarithm of what is left of a utility of the beginning.
 pub(super) struct Clock {
-    decay: f32,
+    decay: Decay,
     steps: AtomicU64,
-    last_round: AtomicU64,
+    /// Bits of an f64.
+    age: AtomicU64,
+    /// Bits of an f64: the age at the last round.
+    age_at_round: AtomicU64,
+    steps_at_round: AtomicU64,
     inflation: AtomicU32,
+    /// Accesses since the last step.
+    accesses: AtomicU64,
 }
 
+/// The most that a utility decays between two rounds: a factor of 2^-40. Beyond that, what is old counts for nothing
+/// anyway, and the inverse must stay finite.
+const AGE_MAX: f64 = 40.0 * std::f64::consts::LN_2;
+
 impl Clock {
-    pub(super) fn new(decay: f32) -> Clock {
+    pub(super) fn new(decay: Decay) -> Clock {
         Clock {
             decay,
             steps: AtomicU64::new(0),
-            last_round: AtomicU64::new(0),
+            age: AtomicU64::new(0),
+            age_at_round: AtomicU64::new(0),
+            steps_at_round: AtomicU64::new(0),
             inflation: AtomicU32::new(1f32.to_bits()),
+            accesses: AtomicU64::new(0),
         }
     }
 
@@ -29,32 +43,70 @@ impl Clock {
     }
 
     pub(super) fn since_round(&self) -> u64 {
-        self.steps().saturating_sub(self.last_round.load(Ordering::Relaxed))
+        self.steps().saturating_sub(self.steps_at_round.load(Ordering::Relaxed))
     }
 
-    /// γ to the minus steps since the last round.
+    /// What an increment made now is worth: at least 1.
     #[inline]
     pub(super) fn inflation(&self) -> f32 {
         f32::from_bits(self.inflation.load(Ordering::Relaxed))
     }
 
-    /// One more step. Returns its number.
-    pub(super) fn advance(&self) -> u64 {
-        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        self.inflation.store(self.decay_over(self.since_round()).recip().to_bits(), Ordering::Relaxed);
-        step
+    /// Notes that a batch used rows so many times, duplicates counted.
+    pub(super) fn count_accesses(&self, accesses: u64) {
+        self.accesses.fetch_add(accesses, Ordering::Relaxed);
     }
 
-    fn decay_over(&self, steps: u64) -> f32 {
-        // At least 2^-32, so that a long pause between rounds cannot make the inverse infinite.
-        self.decay.powi(i32::try_from(steps).unwrap_or(i32::MAX)).max(f32::EPSILON * f32::EPSILON)
+    /// One more step, with so many rows live. Returns its number.
+    pub(super) fn advance(&self, rows: u64) -> u64 {
+        let accesses = self.accesses.swap(0, Ordering::Relaxed);
+        let older = match self.decay {
+            Decay::PerStep(factor) => -f64::from(factor).ln(),
+            Decay::PerCapacity(per_row) => {
+                std::f64::consts::LN_2 * accesses as f64 / (f64::from(per_row) * rows.max(1) as f64)
+            }
+        };
+        let add = |bits| Some((f64::from_bits(bits) + older).to_bits());
+        // Relaxed: figures; whoever reads them late is at most a step behind.
+        let _ = self.age.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        self.inflation.store((self.since_round_age().exp() as f32).to_bits(), Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn since_round_age(&self) -> f64 {
+        let age = f64::from_bits(self.age.load(Ordering::Relaxed));
+        (age - f64::from_bits(self.age_at_round.load(Ordering::Relaxed))).clamp(0.0, AGE_MAX)
     }
 
     /// A round begins: returns the factor for all that was stored so far.
     pub(super) fn begin_round(&self) -> f32 {
-        let factor = self.decay_over(self.since_round());
-        self.last_round.store(self.steps(), Ordering::Relaxed);
+        let factor = (-self.since_round_age()).exp() as f32;
+        self.age_at_round.store(self.age.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.steps_at_round.store(self.steps(), Ordering::Relaxed);
         self.inflation.store(1f32.to_bits(), Ordering::Relaxed);
         factor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decays_by_steps_or_by_accesses() {
+        let clock = Clock::new(Decay::PerStep(0.5));
+        (0..3).for_each(|_| {
+            clock.advance(1);
+        });
+        assert!((clock.inflation() - 8.0).abs() < 1e-3 && clock.since_round() == 3);
+        assert!((clock.begin_round() - 0.125).abs() < 1e-5);
+        assert_eq!((clock.inflation(), clock.since_round()), (1.0, 0));
+        let clock = Clock::new(Decay::PerCapacity(4.0));
+        clock.count_accesses(4000);
+        clock.advance(1000);
+        assert!((clock.inflation() - 2.0).abs() < 1e-3);
+        clock.count_accesses(u64::MAX / 2);
+        clock.advance(1);
+        assert!(clock.inflation().is_finite() && clock.begin_round() > 0.0);
     }
 }

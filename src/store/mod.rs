@@ -17,7 +17,7 @@ pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
 use crate::chain::RowLayout;
-use crate::config::{Policy, StoreConfig, TableConfig};
+use crate::config::{Decay, Policy, StoreConfig, TableConfig};
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
@@ -258,7 +258,7 @@ impl Store {
     /// # Errors
     /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
     pub fn step(&self) -> Result<StepReport, StoreError> {
-        let step = self.inner.clock.advance();
+        let step = self.inner.clock.advance(self.inner.live_rows());
         let mut report = StepReport { step, ..StepReport::default() };
         if self.inner.config.deterministic {
             let growth = self.inner.grow_pending();
@@ -390,7 +390,7 @@ impl Inner {
             made.push(table.map_err(too_small)?);
         }
         let (decay, sketch) = match &config.policy {
-            Policy::None => (1.0, None),
+            Policy::None => (Decay::PerStep(1.0), None),
             Policy::Fiited(policy) => (policy.decay, Some(Sketch::new(plan.sketch_bytes))),
         };
         Ok(Inner {
@@ -413,6 +413,10 @@ impl Inner {
 
     fn table(&self, id: TableId) -> Result<&Table, StoreError> {
         self.tables.get(id.index()).ok_or(StoreError::UnknownTable { table: id, tables: self.tables.len() })
+    }
+
+    fn live_rows(&self) -> u64 {
+        self.tables.iter().map(Table::live_rows).sum()
     }
 
     fn threshold(&self) -> f32 {

@@ -9,7 +9,7 @@ use crate::chain::Chains;
 use crate::id::{ChunkIndex, Info};
 use crate::importance::Histogram;
 use crate::reclaim::Retired;
-use crate::sequence::{Claim, Gone, Unclaimed};
+use crate::sequence::{Claim, Unclaimed};
 use crate::slab::Magazine;
 use crate::sync::{Ordering, spin_wait};
 use crossbeam_epoch::Guard;
@@ -293,14 +293,12 @@ impl Inner {
         let guard = self.reclaimer.pin();
         let chains = table.chains(&self.slabs);
         while let Some(head) = table.find(&chains, key, hash, &guard) {
-            match chains.claim(head) {
-                Ok(claim) => {
-                    let mut retired = Retired::default();
-                    self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                    retired.retire(&self.slabs, &guard);
-                    return true;
-                }
-                Err(Gone) => {}
+            // Gone: evicted or moved meanwhile; the directory knows.
+            if let Ok(claim) = chains.claim(head) {
+                let mut retired = Retired::default();
+                self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
+                retired.retire(&self.slabs, &guard);
+                return true;
             }
         }
         false

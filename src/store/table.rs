@@ -142,6 +142,11 @@ impl Table {
         }
     }
 
+    pub(super) fn live_rows(&self) -> u64 {
+        let (admitted, evicted) = (&self.counters.admitted, &self.counters.evicted);
+        admitted.load(Ordering::Relaxed).saturating_sub(evicted.load(Ordering::Relaxed))
+    }
+
     pub(super) fn events(&self) -> Events {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Events {

@@ -85,6 +85,7 @@ impl Inner {
                 scratch.wanted.push(Wanted { position, utility, live });
             }
         });
+        self.clock.count_accesses(accesses);
         if accesses > 0 {
             table.learn_scale((norms / accesses as f64 / (table.layout.chunks as f64).sqrt()) as f32);
         }
