@@ -125,7 +125,9 @@ impl Table {
     /// Follows the norm of a chunk's gradient, the mean over a batch's accesses.
     pub(super) fn learn_scale(&self, mean: f32) {
         let before = self.scale();
-        let after = if before == 0.0 { mean } else { before + SCALE_RATE * (mean - before) };
+        // One batch at most doubles it. A finite gradient's square may overflow, and an infinite scale would be followed by
+        // one that is not a number.
+        let after = if before == 0.0 { mean.min(f32::MAX) } else { before + SCALE_RATE * (mean.min(before / SCALE_RATE) - before) };
         // Never zero again once set, so that it can be divided by. Two threads at once: one of the two means counts.
         self.scale.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
     }
@@ -200,4 +202,20 @@ impl Table {
 #[inline]
 pub(super) fn tag(hash: u64) -> u32 {
     (hash >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overflowing_norm_does_not_spoil_the_scale() {
+        let config = TableConfig::new("t", 4);
+        let layout = RowLayout::new(4, 4, &config.optimizer);
+        let table = Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20))).unwrap();
+        for mean in [1.0, f32::INFINITY, 1.0] {
+            table.learn_scale(mean);
+            assert!((1.0..=2.0).contains(&table.scale()), "{} after {mean}", table.scale());
+        }
+    }
 }

@@ -67,8 +67,7 @@ impl Inner {
         in_waves(table, chains, keys, guard, |position, located| {
             let grad = &combined.grads[position * dim..(position + 1) * dim];
             let count = combined.counts[position];
-            // A finite gradient's square may overflow; an infinite norm would spoil the table's scale for good.
-            let squares = simd.sum_squares(grad).min(f32::MAX);
+            let squares = simd.sum_squares(grad);
             norms += f64::from(count) * f64::from(squares).sqrt();
             accesses += u64::from(count);
             let mut row = located.row(table, chains, guard);
