@@ -89,3 +89,8 @@ pub use id::TableId;
 pub use store::{
     Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats,
 };
+
+/// The README's program, compiled and run with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
