@@ -119,7 +119,9 @@ fn optimizers_follow_their_formulas() {
 #[test]
 fn fallbacks_stand_in_and_learn() {
     let policy = Policy::Fiited(FiitedConfig::default());
-    for (fallback, shared) in [(Fallback::DefaultVector, true), (Fallback::HashedRow { rows: 1 }, true), (Fallback::Zero, false)] {
+    for (fallback, shared) in
+        [(Fallback::DefaultVector, true), (Fallback::HashedRow { rows: 1 }, true), (Fallback::Zero, false)]
+    {
         let config = StoreConfig::new(8 << 20).policy(policy).deterministic(true);
         let store = Store::new(config, vec![TableConfig::new("t", 4).optimizer(SGD).fallback(fallback)]).unwrap();
         store.apply_gradients(T(0), &[1, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]).unwrap();
@@ -274,8 +276,10 @@ fn deterministic_stores_repeat_themselves() {
                 for table in 0..4usize {
                     let store = &store;
                     scope.spawn(move || {
-                        let keys: Vec<u64> = (0..200).map(|i| (step * 131 + i * i * 7 + table as u64) % (50 + step * 40)).collect();
-                        let grads: Vec<f32> = (0..200 * 16).map(|i| ((i * 37 + step as usize * 11) % 19) as f32 * 0.01 - 0.09).collect();
+                        let keys: Vec<u64> =
+                            (0..200).map(|i| (step * 131 + i * i * 7 + table as u64) % (50 + step * 40)).collect();
+                        let grads: Vec<f32> =
+                            (0..200 * 16).map(|i| ((i * 37 + step as usize * 11) % 19) as f32 * 0.01 - 0.09).collect();
                         store.apply_gradients(T(table), &keys, &grads).unwrap();
                     });
                 }
@@ -284,7 +288,11 @@ fn deterministic_stores_repeat_themselves() {
         }
         store.validate().unwrap();
         let mut rows: Vec<_> = (0..4)
-            .flat_map(|table| store.iter(T(table)).unwrap().map(move |row| (table, row.key, row.live, row.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())))
+            .flat_map(|table| {
+                store.iter(T(table)).unwrap().map(move |row| {
+                    (table, row.key, row.live, row.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+                })
+            })
             .collect();
         rows.sort();
         let stats = store.stats();

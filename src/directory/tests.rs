@@ -124,7 +124,9 @@ fn a_refusal_changes_nothing() {
     let budget = Arc::new(Budget::new(8 << 10));
     let directory = Directory::new(Arc::clone(&budget)).unwrap();
     let handle = Collector::new().register();
-    let inserted = (0..10_000).take_while(|&key| directory.insert(tag(key), index(key), &handle.pin(), probe(key)).is_ok()).count() as u32;
+    let inserted = (0..10_000)
+        .take_while(|&key| directory.insert(tag(key), index(key), &handle.pin(), probe(key)).is_ok())
+        .count() as u32;
     assert!(inserted > 100 && inserted < 1000, "{inserted}");
     let guard = &handle.pin();
     assert!((0..inserted).all(|key| directory.find(tag(key), guard, probe(key)).is_some()));

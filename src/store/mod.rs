@@ -323,7 +323,12 @@ impl Store {
         let table = self.inner.table(table)?;
         if !(rate.is_finite() && rate >= 0.0) {
             let expected = "a finite number of at least 0";
-            return Err(StoreError::Setting { table: table.config.name.clone(), what: "the learning rate", found: rate, expected });
+            return Err(StoreError::Setting {
+                table: table.config.name.clone(),
+                what: "the learning rate",
+                found: rate,
+                expected,
+            });
         }
         table.set_learning_rate(rate);
         Ok(())
@@ -347,7 +352,8 @@ impl Table {
     }
 
     fn check_offsets(&self, offsets: &[usize], keys: usize) -> Result<(), StoreError> {
-        let fail = |position, found| Err(StoreError::Offsets { table: self.config.name.clone(), position, found, keys });
+        let fail =
+            |position, found| Err(StoreError::Offsets { table: self.config.name.clone(), position, found, keys });
         match (offsets.first(), offsets.last()) {
             (Some(0), _) => {}
             (first, _) => return fail(0, first.copied().unwrap_or(usize::MAX)),
@@ -378,8 +384,10 @@ impl Inner {
         let too_small = |_| plan.too_small(&config, tables.len());
         let budget = Arc::new(Budget::new(config.budget));
         budget.reserve(plan.fixed_bytes).map_err(too_small)?;
-        let reserve = |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
-        let superblocks = Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
+        let reserve =
+            |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
+        let superblocks =
+            Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
         let superblocks = Arc::new(superblocks);
         let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
         let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));
@@ -431,7 +439,9 @@ impl Inner {
     fn growth_threshold(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
-            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis),
+            Policy::Fiited(policy) => {
+                self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis)
+            }
         }
     }
 
@@ -518,7 +528,8 @@ impl Plan {
                 Sketch::bytes_for(bytes)
             }
         };
-        let mut fixed = Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
+        let mut fixed =
+            Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
         for (table, layout) in tables.iter().zip(&layouts) {
             let bytes = Table::fixed_bytes(table, layout);
             fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
@@ -539,7 +550,11 @@ impl Plan {
     }
 
     fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
-        ConfigError::BudgetTooSmall { budget: config.budget, needed: self.needed.max(config.budget.saturating_add(1)), tables }
+        ConfigError::BudgetTooSmall {
+            budget: config.budget,
+            needed: self.needed.max(config.budget.saturating_add(1)),
+            tables,
+        }
     }
 
     /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;

@@ -127,7 +127,11 @@ impl Table {
         let before = self.scale();
         // One batch at most doubles it. A finite gradient's square may overflow, and an infinite scale would be followed by
         // one that is not a number.
-        let after = if before == 0.0 { mean.min(f32::MAX) } else { before + SCALE_RATE * (mean.min(before / SCALE_RATE) - before) };
+        let after = if before == 0.0 {
+            mean.min(f32::MAX)
+        } else {
+            before + SCALE_RATE * (mean.min(before / SCALE_RATE) - before)
+        };
         // Never zero again once set, so that it can be divided by. Two threads at once: one of the two means counts.
         self.scale.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
     }

@@ -125,7 +125,8 @@ impl Inner {
         let Scratch { combined, wanted, shared_order, row, payload } = scratch;
         shared_order.clear();
         let rows = wanted.iter().enumerate();
-        shared_order.extend(rows.map(|(entry, wanted)| (table.shared_row(shared, combined.hashes[wanted.position]), entry)));
+        shared_order
+            .extend(rows.map(|(entry, wanted)| (table.shared_row(shared, combined.hashes[wanted.position]), entry)));
         // Stable within a row: entries are in the batch's order.
         shared_order.sort_unstable();
         let mut at = 0;
