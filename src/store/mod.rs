@@ -1,9 +1,11 @@
 //! The store: tables over shared slabs, under one budget, with one policy.
 
+mod check;
 mod clock;
 mod gather;
 mod grow;
 mod iter;
+mod plan;
 mod pruner;
 mod round;
 mod shared_rows;
@@ -16,18 +18,17 @@ pub use iter::{Row, Rows};
 pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
-use crate::chain::RowLayout;
 use crate::config::{Decay, Policy, StoreConfig, TableConfig};
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
-use crate::simd::Kernels;
 use crate::sketch::Sketch;
 use crate::slab::{AllocError, Slab, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use clock::Clock;
 use grow::{Candidate, Growth};
 use parking_lot::Mutex;
+use plan::Plan;
 use pruner::Pruner;
 use round::RoundScratch;
 use std::sync::Arc;
@@ -133,9 +134,6 @@ pub struct Store {
 const PRICE_RISE: f32 = 1.3;
 const PRICE_FALL: f32 = 0.8;
 const PRICE_MAX: f32 = 64.0;
-
-/// Smallest and largest superblock, in bytes: a 512th of the budget in between.
-const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
 
 impl Store {
     /// Makes a store with the given tables; [`TableId`]s follow their order.
@@ -335,48 +333,6 @@ impl Store {
     }
 }
 
-impl Table {
-    fn check_length(&self, what: &'static str, found: usize, rows: usize) -> Result<(), StoreError> {
-        let dim = self.layout.dim;
-        match rows.checked_mul(dim) {
-            Some(expected) if expected == found => Ok(()),
-            expected => Err(StoreError::Length {
-                table: self.config.name.clone(),
-                what,
-                found,
-                expected: expected.unwrap_or(usize::MAX),
-                keys: rows,
-                dim,
-            }),
-        }
-    }
-
-    fn check_offsets(&self, offsets: &[usize], keys: usize) -> Result<(), StoreError> {
-        let fail =
-            |position, found| Err(StoreError::Offsets { table: self.config.name.clone(), position, found, keys });
-        match (offsets.first(), offsets.last()) {
-            (Some(0), _) => {}
-            (first, _) => return fail(0, first.copied().unwrap_or(usize::MAX)),
-        }
-        if let Some(fall) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
-            return fail(fall + 1, offsets[fall + 1]);
-        }
-        if offsets[offsets.len() - 1] != keys {
-            return fail(offsets.len() - 1, offsets[offsets.len() - 1]);
-        }
-        Ok(())
-    }
-
-    fn check_finite(&self, grads: &[f32], key: impl Fn(usize) -> u64) -> Result<(), StoreError> {
-        if Kernels::get().all_finite(grads) {
-            return Ok(());
-        }
-        let at = grads.iter().position(|value| !value.is_finite()).unwrap_or(0);
-        let (row, dimension) = (at / self.layout.dim, at % self.layout.dim);
-        Err(StoreError::NotFinite { table: self.config.name.clone(), key: key(row), dimension, value: grads[at] })
-    }
-}
-
 impl Inner {
     fn new(config: StoreConfig, tables: Vec<TableConfig>) -> Result<Inner, ConfigError> {
         config.check(&tables)?;
@@ -490,76 +446,5 @@ impl Inner {
             (_, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
             _ => Ok(()),
         }
-    }
-}
-
-/// Sizes that follow from the configuration.
-struct Plan {
-    layouts: Vec<RowLayout>,
-    /// Distinct sizes of records: one slab each.
-    record_words: Vec<usize>,
-    superblocks: u32,
-    superblock_bytes: usize,
-    sketch_bytes: u64,
-    fixed_bytes: u64,
-    /// The least budget that holds one row of each table.
-    needed: u64,
-}
-
-/// More bytes than any budget is given, and few enough to calculate with.
-const ABSURD: u64 = u64::MAX / 4;
-
-impl Plan {
-    fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
-        let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
-        let layouts: Vec<RowLayout> = tables.iter().map(layout).collect();
-        let mut record_words: Vec<usize> = layouts.iter().map(RowLayout::head_words).collect();
-        record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
-        record_words.sort_unstable();
-        record_words.dedup();
-        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
-        let superblock_bytes = 1u64 << wanted.ilog2();
-        // 2^31 chunk indices cannot name more than 2^30 superblocks.
-        let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
-        let sketch_bytes = match &config.policy {
-            Policy::None => 0,
-            Policy::Fiited(policy) => {
-                let bytes = (config.budget as f64 * f64::from(policy.sketch)) as u64;
-                Sketch::bytes_for(bytes)
-            }
-        };
-        let mut fixed =
-            Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
-        for (table, layout) in tables.iter().zip(&layouts) {
-            let bytes = Table::fixed_bytes(table, layout);
-            fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
-        }
-        let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
-        // A 64th is kept for directory rebuilds; see `Budget`.
-        let needed = (fixed + first_rows) / 63 * 64 + 64;
-        let plan = Plan {
-            layouts,
-            record_words,
-            superblocks,
-            superblock_bytes: superblock_bytes as usize,
-            sketch_bytes,
-            fixed_bytes: fixed,
-            needed,
-        };
-        if needed > config.budget { Err(plan.too_small(config, tables.len())) } else { Ok(plan) }
-    }
-
-    fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
-        ConfigError::BudgetTooSmall {
-            budget: config.budget,
-            needed: self.needed.max(config.budget.saturating_add(1)),
-            tables,
-        }
-    }
-
-    /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;
-    /// their number is then the first slab's and never used.
-    fn slab_of(&self, words: usize) -> usize {
-        self.record_words.binary_search(&words).unwrap_or(0)
     }
 }
