@@ -302,3 +302,29 @@ fn deterministic_stores_repeat_themselves() {
     let (first, second) = (run(), run());
     assert!(first == second);
 }
+
+#[test]
+fn rows_without_gradient_at_first_do_not_poison_importance() {
+    let config = StoreConfig::new(1 << 20).deterministic(true);
+    let store = Store::new(config, vec![TableConfig::new("t", 16).optimizer(SGD)]).unwrap();
+    let idle: Vec<u64> = (1_000_000..1_000_500).collect();
+    store.apply_gradients(T(0), &idle, &vec![0.0; idle.len() * 16]).unwrap();
+    store.step().unwrap();
+    let hot: Vec<u64> = (0..100).collect();
+    for step in 0..300u64 {
+        let cold: Vec<u64> = (0..300).map(|i| 1000 + step * 300 + i).collect();
+        let keys = [&hot[..], &cold[..]].concat();
+        store.apply_gradients(T(0), &keys, &vec![0.01; keys.len() * 16]).unwrap();
+        store.step().unwrap();
+    }
+    let kept = |keys: &[u64]| store.iter(T(0)).unwrap().filter(|row| keys.contains(&row.key)).count();
+    assert_eq!((kept(&hot), kept(&idle)), (100, 0));
+    let stats = store.stats();
+    assert!(
+        stats.threshold > 1e-4 && stats.threshold < 1e4,
+        "importance is of the order of 1, not {}",
+        stats.threshold
+    );
+    assert!(stats.events.admitted < 15_000, "{:?}", stats.events);
+    store.validate().unwrap();
+}

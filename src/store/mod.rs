@@ -130,10 +130,11 @@ pub struct Store {
     pruner: Option<Pruner>,
 }
 
-/// Factors of the price of a chunk from one round to the next, and the most it can be.
+/// Factor of the price of a chunk at a round that growth waited for, and the most it can be.
 const PRICE_RISE: f32 = 1.3;
-const PRICE_FALL: f32 = 0.8;
-const PRICE_MAX: f32 = 64.0;
+const PRICE_MAX: f32 = 16.0;
+/// Rounds in a period when growth always waits for one.
+const PRESSED_ROUNDS: f32 = 16.0;
 
 impl Store {
     /// Makes a store with the given tables; [`TableId`]s follow their order.
@@ -257,6 +258,7 @@ impl Store {
     /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
+        self.inner.move_price(false);
         let mut report = StepReport { step, ..StepReport::default() };
         if self.inner.config.deterministic {
             let growth = self.inner.grow_pending();
@@ -395,18 +397,19 @@ impl Inner {
     fn growth_threshold(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
-            Policy::Fiited(policy) => {
-                self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis)
-            }
+            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)),
         }
     }
 
-    /// Raises the price of a chunk if more were earned since the last round than there was room for, and lowers it
-    /// again otherwise, so that what is grown is what matters most and not what came first.
-    fn set_price(&self, pressed: bool) {
+    /// The price of a chunk rises with every round that more was earned than there was room for, and falls with every
+    /// step, so that what is grown is what matters most and not what came first. Where more is always earned than there
+    /// is room for, the two meet at [`PRESSED_ROUNDS`] in a period.
+    fn move_price(&self, pressed: bool) {
         let Policy::Fiited(policy) = &self.config.policy else { return };
-        let price = f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis);
-        let price = if pressed { (price * PRICE_RISE).min(PRICE_MAX) } else { price * PRICE_FALL };
+        let floor = 1.0 + policy.hysteresis;
+        let price = f32::from_bits(self.price.load(Ordering::Relaxed));
+        let factor = if pressed { PRICE_RISE } else { PRICE_RISE.powf(-PRESSED_ROUNDS / policy.period_steps as f32) };
+        let price = (price * factor).clamp(floor, floor.max(PRICE_MAX));
         self.price.store(price.to_bits(), Ordering::Relaxed);
     }
 
@@ -421,7 +424,8 @@ impl Inner {
     fn round_is_due(&self) -> bool {
         let Policy::Fiited(policy) = &self.config.policy else { return false };
         let since = self.clock.since_round();
-        let regular = since >= policy.period_steps && self.clock.steps() >= policy.warmup_steps;
+        let aged = since >= policy.period_steps || self.clock.is_old();
+        let regular = aged && self.clock.steps() >= policy.warmup_steps;
         let pressed = self.pressure.load(Ordering::Relaxed) && since >= (policy.period_steps / 64).max(1);
         regular || pressed
     }

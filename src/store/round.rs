@@ -46,7 +46,9 @@ impl Inner {
         let mut scratch = self.round.lock();
         scratch.rounds += 1;
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
-        self.set_price(pressed);
+        if pressed {
+            self.move_price(true);
+        }
         let mut report = PruneReport::default();
         let factor = self.clock.begin_round();
         scratch.chunks.clear();
