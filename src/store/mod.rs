@@ -397,7 +397,7 @@ impl Inner {
     fn growth_threshold(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
-            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)),
+            Policy::Fiited(_) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)),
         }
     }
 
