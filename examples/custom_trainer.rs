@@ -53,7 +53,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let last = train(&store, 40..1500, &mut 8)?;
     let stats = store.stats();
     println!("log-loss before training each batch: {first:.4} at first, {last:.4} at last");
-    println!("{} rows, {} chunks, {} of {} bytes; {:?}", stats.rows, stats.chunks, stats.held, stats.budget, stats.events);
+    println!(
+        "{} rows, {} chunks, {} of {} bytes; {:?}",
+        stats.rows, stats.chunks, stats.held, stats.budget, stats.events
+    );
     store.validate()?;
     if last > first - 0.03 { Err("the machine did not learn".into()) } else { Ok(()) }
 }

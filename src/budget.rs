@@ -30,7 +30,10 @@ impl Budget {
         Budget {
             limit,
             urgent: (limit / 64).min(256 << 10),
-            held: AtomicU64::new(0), peak: AtomicU64::new(0), awaiting: AtomicU64::new(0) }
+            held: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            awaiting: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn limit(&self) -> u64 {

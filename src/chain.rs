@@ -173,7 +173,12 @@ impl<'s> Chains<'s> {
     ///
     /// `clear` is called before each attempt, to put the fallback's values into `out`.
     #[inline]
-    pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32], mut clear: impl FnMut(&mut [f32])) -> Result<Ordinals, Gone> {
+    pub(crate) fn read(
+        &self,
+        head: ChunkIndex,
+        out: &mut [f32],
+        mut clear: impl FnMut(&mut [f32]),
+    ) -> Result<Ordinals, Gone> {
         let record = self.heads.record(head);
         sequence::read(record, || {
             clear(out);

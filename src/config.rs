@@ -209,9 +209,8 @@ impl TableConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let fail = |what, found: String, expected| {
-            Err(ConfigError::Table { table: self.name.clone(), what, found, expected })
-        };
+        let fail =
+            |what, found: String, expected| Err(ConfigError::Table { table: self.name.clone(), what, found, expected });
         if !DIM_RANGE.contains(&self.dim) {
             return fail("the dimension", self.dim.to_string(), "1 to 1024");
         }
@@ -305,7 +304,12 @@ impl FiitedConfig {
         }
         within("the period", self.period_steps as f32, self.period_steps > 0, "at least 1 step")?;
         let hysteresis = self.hysteresis;
-        within("the hysteresis", hysteresis, hysteresis.is_finite() && hysteresis >= 0.0, "a finite number of at least 0")?;
+        within(
+            "the hysteresis",
+            hysteresis,
+            hysteresis.is_finite() && hysteresis >= 0.0,
+            "a finite number of at least 0",
+        )?;
         within("the headroom", self.headroom, (0.005..=0.5).contains(&self.headroom), "0.005 to 0.5")?;
         within("the sketch's part", self.sketch, (0.0001..=0.5).contains(&self.sketch), "0.0001 to 0.5")
     }

@@ -39,7 +39,9 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// The budget cannot hold what the store needs before its first row, and one row of each table.
-    #[error("a budget of {budget} bytes is too small: {tables} tables need at least {needed} bytes with one row each; raise the budget")]
+    #[error(
+        "a budget of {budget} bytes is too small: {tables} tables need at least {needed} bytes with one row each; raise the budget"
+    )]
     BudgetTooSmall {
         /// The budget, in bytes.
         budget: u64,
@@ -49,7 +51,9 @@ pub enum ConfigError {
         tables: usize,
     },
     /// The system did not give the address range.
-    #[error("cannot reserve {bytes} bytes of address space for the slab: {source}; lower the budget or raise the address-space limit")]
+    #[error(
+        "cannot reserve {bytes} bytes of address space for the slab: {source}; lower the budget or raise the address-space limit"
+    )]
     Reserve {
         /// Bytes asked for.
         bytes: u64,
@@ -90,7 +94,9 @@ pub enum StoreError {
         dim: usize,
     },
     /// Offsets that do not cut the keys into bags.
-    #[error("table `{table}`: offsets[{position}] is {found}; offsets begin with 0, never fall and end with the number of keys, {keys}")]
+    #[error(
+        "table `{table}`: offsets[{position}] is {found}; offsets begin with 0, never fall and end with the number of keys, {keys}"
+    )]
     Offsets {
         /// The table's name.
         table: String,
@@ -102,7 +108,9 @@ pub enum StoreError {
         keys: usize,
     },
     /// A gradient is not a finite number. Nothing of the batch was applied.
-    #[error("table `{table}`: gradient of key {key}, dimension {dimension} is {value}; nothing of this batch was applied")]
+    #[error(
+        "table `{table}`: gradient of key {key}, dimension {dimension} is {value}; nothing of this batch was applied"
+    )]
     NotFinite {
         /// The table's name.
         table: String,
@@ -114,7 +122,9 @@ pub enum StoreError {
         value: f32,
     },
     /// No room for a row or a chunk, and nothing may make room for it.
-    #[error("the budget of {limit} bytes is full ({held} held, {asked} more asked for); {refused} rows or chunks were refused, all else of the call was done")]
+    #[error(
+        "the budget of {limit} bytes is full ({held} held, {asked} more asked for); {refused} rows or chunks were refused, all else of the call was done"
+    )]
     BudgetExhausted {
         /// The budget, in bytes.
         limit: u64,
@@ -126,7 +136,9 @@ pub enum StoreError {
         refused: u64,
     },
     /// All 31-bit indices of one slab are in use.
-    #[error("all chunk indices are in use; {refused} rows or chunks were refused. Use a larger chunk, or several stores")]
+    #[error(
+        "all chunk indices are in use; {refused} rows or chunks were refused. Use a larger chunk, or several stores"
+    )]
     IndexSpace {
         /// How many rows or chunks were refused.
         refused: u64,

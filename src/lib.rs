@@ -86,6 +86,9 @@ pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, S
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]
-pub use store::{
-    Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats,
-};
+pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats};
+
+/// The README's program, compiled and run with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -66,7 +66,10 @@ fn canary_the_checker_sees_an_exchange_before_a_load() {
         thread.join().unwrap();
     });
     let seen = seen.lock().unwrap();
-    assert!(seen.contains(&0) && seen.contains(&1), "only {seen:?}: this loom is not corrected, see .ci/correct_loom.py");
+    assert!(
+        seen.contains(&0) && seen.contains(&1),
+        "only {seen:?}: this loom is not corrected, see .ci/correct_loom.py"
+    );
 }
 
 // ===== The sequence word
@@ -424,7 +427,10 @@ fn slab_takes_back_a_superblock_or_lends_from_it_not_both() {
             other.free(reused);
         }
         let lent = thread.join().unwrap();
-        assert!(!(lent.is_some() && (retired || reused.is_ok())), "lent {lent:?}, retired {retired}, reused {reused:?}");
+        assert!(
+            !(lent.is_some() && (retired || reused.is_ok())),
+            "lent {lent:?}, retired {retired}, reused {reused:?}"
+        );
     });
 }
 

@@ -50,7 +50,15 @@ impl Optimizer {
 
     /// Steps the first `grad.len()` of a chunk's `dims` weights. `row_state` is what [`step_row`](Self::step_row) gave.
     #[inline]
-    pub(crate) fn step_chunk(&self, simd: Kernels, lr: f32, payload: &mut [f32], dims: usize, row_state: f32, grad: &[f32]) {
+    pub(crate) fn step_chunk(
+        &self,
+        simd: Kernels,
+        lr: f32,
+        payload: &mut [f32],
+        dims: usize,
+        row_state: f32,
+        grad: &[f32],
+    ) {
         let (weights, state) = payload.split_at_mut(dims);
         let used = grad.len();
         let weights = &mut weights[..used];

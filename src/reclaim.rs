@@ -27,7 +27,10 @@ impl Slabs {
 
     /// Bytes of free records in superblocks that are ours.
     pub(crate) fn free_bytes(&self) -> u64 {
-        self.slabs.iter().map(|slab| slab.occupancy().map(|(_, free)| u64::from(free)).sum::<u64>() * slab.record_bytes()).sum()
+        self.slabs
+            .iter()
+            .map(|slab| slab.occupancy().map(|(_, free)| u64::from(free)).sum::<u64>() * slab.record_bytes())
+            .sum()
     }
 
     /// Bytes of records that are retired and not yet free.
@@ -101,7 +104,9 @@ mod collector {
         /// Pins the calling thread: no record it finds from now on is reused until the guard is dropped.
         pub(crate) fn pin(self: &Arc<Self>) -> Guard {
             // A thread whose locals are gone already (a destructor that uses a store) registers for this one pin.
-            HANDLES.try_with(|handles| self.pin_cached(&mut handles.borrow_mut())).unwrap_or_else(|_| self.collector.register().pin())
+            HANDLES
+                .try_with(|handles| self.pin_cached(&mut handles.borrow_mut()))
+                .unwrap_or_else(|_| self.collector.register().pin())
         }
 
         fn pin_cached(self: &Arc<Self>, handles: &mut Vec<(Weak<Reclaimer>, LocalHandle)>) -> Guard {

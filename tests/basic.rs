@@ -119,7 +119,9 @@ fn optimizers_follow_their_formulas() {
 #[test]
 fn fallbacks_stand_in_and_learn() {
     let policy = Policy::Fiited(FiitedConfig::default());
-    for (fallback, shared) in [(Fallback::DefaultVector, true), (Fallback::HashedRow { rows: 1 }, true), (Fallback::Zero, false)] {
+    for (fallback, shared) in
+        [(Fallback::DefaultVector, true), (Fallback::HashedRow { rows: 1 }, true), (Fallback::Zero, false)]
+    {
         let config = StoreConfig::new(8 << 20).policy(policy).deterministic(true);
         let store = Store::new(config, vec![TableConfig::new("t", 4).optimizer(SGD).fallback(fallback)]).unwrap();
         store.apply_gradients(T(0), &[1, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]).unwrap();
@@ -274,8 +276,10 @@ fn deterministic_stores_repeat_themselves() {
                 for table in 0..4usize {
                     let store = &store;
                     scope.spawn(move || {
-                        let keys: Vec<u64> = (0..200).map(|i| (step * 131 + i * i * 7 + table as u64) % (50 + step * 40)).collect();
-                        let grads: Vec<f32> = (0..200 * 16).map(|i| ((i * 37 + step as usize * 11) % 19) as f32 * 0.01 - 0.09).collect();
+                        let keys: Vec<u64> =
+                            (0..200).map(|i| (step * 131 + i * i * 7 + table as u64) % (50 + step * 40)).collect();
+                        let grads: Vec<f32> =
+                            (0..200 * 16).map(|i| ((i * 37 + step as usize * 11) % 19) as f32 * 0.01 - 0.09).collect();
                         store.apply_gradients(T(table), &keys, &grads).unwrap();
                     });
                 }
@@ -284,7 +288,11 @@ fn deterministic_stores_repeat_themselves() {
         }
         store.validate().unwrap();
         let mut rows: Vec<_> = (0..4)
-            .flat_map(|table| store.iter(T(table)).unwrap().map(move |row| (table, row.key, row.live, row.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())))
+            .flat_map(|table| {
+                store.iter(T(table)).unwrap().map(move |row| {
+                    (table, row.key, row.live, row.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+                })
+            })
             .collect();
         rows.sort();
         let stats = store.stats();
@@ -293,4 +301,30 @@ fn deterministic_stores_repeat_themselves() {
     };
     let (first, second) = (run(), run());
     assert!(first == second);
+}
+
+#[test]
+fn rows_without_gradient_at_first_do_not_poison_importance() {
+    let config = StoreConfig::new(1 << 20).deterministic(true);
+    let store = Store::new(config, vec![TableConfig::new("t", 16).optimizer(SGD)]).unwrap();
+    let idle: Vec<u64> = (1_000_000..1_000_500).collect();
+    store.apply_gradients(T(0), &idle, &vec![0.0; idle.len() * 16]).unwrap();
+    store.step().unwrap();
+    let hot: Vec<u64> = (0..100).collect();
+    for step in 0..300u64 {
+        let cold: Vec<u64> = (0..300).map(|i| 1000 + step * 300 + i).collect();
+        let keys = [&hot[..], &cold[..]].concat();
+        store.apply_gradients(T(0), &keys, &vec![0.01; keys.len() * 16]).unwrap();
+        store.step().unwrap();
+    }
+    let kept = |keys: &[u64]| store.iter(T(0)).unwrap().filter(|row| keys.contains(&row.key)).count();
+    assert_eq!((kept(&hot), kept(&idle)), (100, 0));
+    let stats = store.stats();
+    assert!(
+        stats.threshold > 1e-4 && stats.threshold < 1e4,
+        "importance is of the order of 1, not {}",
+        stats.threshold
+    );
+    assert!(stats.events.admitted < 15_000, "{:?}", stats.events);
+    store.validate().unwrap();
 }

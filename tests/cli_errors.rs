@@ -25,14 +25,7 @@ fn csv_file(content: &str) -> (TempDir, PathBuf) {
 }
 
 fn train_on(path: &Path, args: &[&str]) -> assert_cmd::Command {
-    let mut command = train(&[
-        "--data",
-        text(path),
-        "--policy",
-        "none",
-        "--budget",
-        "16MiB",
-    ]);
+    let mut command = train(&["--data", text(path), "--policy", "none", "--budget", "16MiB"]);
     command.args(args);
     command
 }
@@ -145,10 +138,7 @@ fn bad_lines_are_skipped_and_counted_up_to_a_number() {
     let (stdout, stderr) = output(&mut train_on(&path, &args));
     assert!(stdout.contains("3 malformed lines"), "{stdout} {stderr}");
     let report = report(&out);
-    assert_eq!(
-        (&report["rows"], &report["skipped_lines"]),
-        (&997.into(), &3.into())
-    );
+    assert_eq!((&report["rows"], &report["skipped_lines"]), (&997.into(), &3.into()));
     let error = input_error(&mut train_on(&path, &["--skip-bad-lines", "2"]));
     assert!(error.contains("log.txt:901:"), "{error}");
 }
@@ -169,17 +159,12 @@ fn a_truncated_archive_is_told_from_its_end() {
     let dir = tempdir().unwrap();
     for name in ["log.gz", "log.zst"] {
         let path = dir.path().join(name);
-        dimslab(["generate", "--rows", "3000", "--out", text(&path)])
-            .assert()
-            .success();
+        dimslab(["generate", "--rows", "3000", "--out", text(&path)]).assert().success();
         train_on(&path, &[]).assert().success();
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
         let error = input_error(&mut train_on(&path, &[]));
-        assert!(
-            error.contains(name) && error.contains("truncated"),
-            "{error}"
-        );
+        assert!(error.contains(name) && error.contains("truncated"), "{error}");
     }
 }
 
@@ -215,19 +200,10 @@ fn a_place_that_cannot_be_written_is_named() {
         assert!(error.contains(text(&file)), "{error}");
     }
     let error = input_error(train(&short).args(["--out", text(dir.path())]));
-    assert!(
-        error.contains("file") && error.contains("empty or a new directory"),
-        "{error}"
-    );
+    assert!(error.contains("file") && error.contains("empty or a new directory"), "{error}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    let error = input_error(&mut dimslab([
-        "generate",
-        "--rows",
-        "1",
-        "--out",
-        text(&file.join("x")),
-    ]));
+    let error = input_error(&mut dimslab(["generate", "--rows", "1", "--out", text(&file.join("x"))]));
     assert!(error.contains(text(&file)), "{error}");
 }
 

@@ -24,11 +24,7 @@ impl RowSource for Rows {
 
     fn next_row(&mut self, row: &mut Row) -> Result<bool, DataError> {
         if self.given == self.rows {
-            return if self.fails {
-                Err(DataError::NoInput)
-            } else {
-                Ok(false)
-            };
+            return if self.fails { Err(DataError::NoInput) } else { Ok(false) };
         }
         let i = self.given;
         row.label = f32::from(u8::from(i % 10 < 3));
@@ -50,15 +46,8 @@ struct Setup {
 }
 
 fn setup(rows: u64, fails: bool, holdout: usize) -> Setup {
-    let schema = Schema {
-        dense: vec!["d".to_owned()],
-        categorical: vec!["a".to_owned(), "b".to_owned()],
-    };
-    let tables = schema
-        .categorical
-        .iter()
-        .map(|name| TableConfig::new(name, 4))
-        .collect();
+    let schema = Schema { dense: vec!["d".to_owned()], categorical: vec!["a".to_owned(), "b".to_owned()] };
+    let tables = schema.categorical.iter().map(|name| TableConfig::new(name, 4)).collect();
     let config = StoreConfig::new(64 << 20).policy(Policy::None);
     let model = DlrmConfig {
         n_dense: 1,
@@ -70,12 +59,7 @@ fn setup(rows: u64, fails: bool, holdout: usize) -> Setup {
         seed: 1,
         threads: 1,
     };
-    let source = Rows {
-        schema,
-        rows,
-        given: 0,
-        fails,
-    };
+    let source = Rows { schema, rows, given: 0, fails };
     Setup {
         model: Dlrm::new(model).unwrap(),
         store: Store::new(config, tables).unwrap(),
@@ -94,15 +78,8 @@ impl Setup {
                 stop.store(true, Ordering::Relaxed);
             }
         };
-        let Setup {
-            model,
-            store,
-            loader,
-        } = self;
-        (
-            run(model, store, loader, &config, &stop, &mut on_window),
-            windows,
-        )
+        let Setup { model, store, loader } = self;
+        (run(model, store, loader, &config, &stop, &mut on_window), windows)
     }
 }
 
@@ -110,15 +87,9 @@ impl Setup {
 fn windows_cover_every_row_and_the_tail_is_only_scored() {
     let (report, windows) = setup(4050, false, 150).run(u64::MAX);
     let report = report.unwrap();
-    assert_eq!(
-        (report.rows, report.holdout_rows, report.skipped_lines),
-        (3900, 150, 5)
-    );
+    assert_eq!((report.rows, report.holdout_rows, report.skipped_lines), (3900, 150, 5));
     // Batches of 100 rows close a window of 250 at 300.
-    assert_eq!(
-        windows.iter().map(|w| w.rows).collect::<Vec<_>>(),
-        [300; 13]
-    );
+    assert_eq!(windows.iter().map(|w| w.rows).collect::<Vec<_>>(), [300; 13]);
     assert_eq!((report.windows, windows[12].rows_seen), (13, 3900));
     assert!(!report.interrupted);
     assert_eq!(windows[12].progressive, report.progressive);
@@ -137,20 +108,14 @@ fn a_set_flag_ends_the_run_before_the_next_batch() {
     let report = report.unwrap();
     assert!(report.interrupted);
     assert_eq!((report.rows, windows.len()), (600, 2));
-    assert_eq!(
-        (report.holdout_rows, report.heldout),
-        (0, Metrics::default())
-    );
+    assert_eq!((report.holdout_rows, report.heldout), (0, Metrics::default()));
 }
 
 #[test]
 fn an_error_comes_with_the_report_so_far() {
     let (report, windows) = setup(1234, true, 0).run(u64::MAX);
     let failure = report.unwrap_err();
-    assert!(
-        matches!(failure.error, RunError::Data(DataError::NoInput)),
-        "{failure}"
-    );
+    assert!(matches!(failure.error, RunError::Data(DataError::NoInput)), "{failure}");
     assert_eq!(failure.so_far.rows, 1200);
     assert_eq!(windows.last().map(|w| w.rows_seen), Some(1200));
     assert!(!failure.so_far.interrupted);

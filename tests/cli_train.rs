@@ -51,9 +51,7 @@ fn without_arguments_full_size_is_compared_with_budgeted() {
 fn a_report_has_every_documented_field() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("run");
-    let args = [
-        "--policy", "fiited", "--budget", "1MiB", "--rows", "4000", "--window", "1000",
-    ];
+    let args = ["--policy", "fiited", "--budget", "1MiB", "--rows", "4000", "--window", "1000"];
     train(&args).args(["--out", text(&out)]).assert().success();
     let report = report(&out);
     for path in [
@@ -105,15 +103,9 @@ fn a_report_has_every_documented_field() {
     assert_eq!(report["config"]["budget"], "1MiB");
 
     let lines = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let windows: Vec<Value> = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let windows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(windows.len() as u64, report["windows"].as_u64().unwrap());
-    let rows: u64 = windows
-        .iter()
-        .map(|window| window["rows"].as_u64().unwrap())
-        .sum();
+    let rows: u64 = windows.iter().map(|window| window["rows"].as_u64().unwrap()).sum();
     assert_eq!(rows, 3600);
     for window in &windows {
         assert_eq!(window["live_dims"].as_array().unwrap().len(), 26);
@@ -127,26 +119,13 @@ fn a_report_has_every_documented_field() {
 #[test]
 fn deterministic_reports_are_equal_on_any_number_of_threads() {
     let dir = tempdir().unwrap();
-    let args = [
-        "--deterministic",
-        "--policy",
-        "fiited",
-        "--budget",
-        "600kB",
-        "--rows",
-        "5000",
-    ];
+    let args = ["--deterministic", "--policy", "fiited", "--budget", "600kB", "--rows", "5000"];
     let run = |name: &str, threads: &str| {
         let out = dir.path().join(name);
         let mut flags = TINY;
         flags[9] = threads;
         let mut command = dimslab(["train"]);
-        command
-            .args(flags)
-            .args(args)
-            .args(["--out", text(&out)])
-            .assert()
-            .success();
+        command.args(flags).args(args).args(["--out", text(&out)]).assert().success();
         let report = report(&out);
         assert_eq!(report["threads"].to_string(), threads);
         comparable(report)
@@ -160,51 +139,17 @@ fn deterministic_reports_are_equal_on_any_number_of_threads() {
 #[test]
 fn a_generated_file_trains_like_the_embedded_stream() {
     let dir = tempdir().unwrap();
-    let settings = [
-        "--deterministic",
-        "--policy",
-        "none",
-        "--budget",
-        "64MiB",
-        "--holdout",
-        "500",
-        "--seed",
-        "7",
-    ];
+    let settings = ["--deterministic", "--policy", "none", "--budget", "64MiB", "--holdout", "500", "--seed", "7"];
     let embedded = dir.path().join("embedded");
-    train(&settings)
-        .args(["--rows", "4000", "--out", text(&embedded)])
-        .assert()
-        .success();
+    train(&settings).args(["--rows", "4000", "--out", text(&embedded)]).assert().success();
     let embedded = report(&embedded);
     for name in ["log.tsv", "log.tsv.gz", "log.tsv.zst"] {
         let path = dir.path().join(name);
-        dimslab([
-            "generate",
-            "--rows",
-            "4000",
-            "--seed",
-            "7",
-            "--out",
-            text(&path),
-        ])
-        .assert()
-        .success();
+        dimslab(["generate", "--rows", "4000", "--seed", "7", "--out", text(&path)]).assert().success();
         let out = dir.path().join(name.replace('.', "_"));
-        train(&settings)
-            .args(["--data", text(&path), "--out", text(&out)])
-            .assert()
-            .success();
+        train(&settings).args(["--data", text(&path), "--out", text(&out)]).assert().success();
         let file = report(&out);
-        for field in [
-            "rows",
-            "auc",
-            "logloss",
-            "progressive",
-            "rows_live",
-            "bytes",
-            "tables",
-        ] {
+        for field in ["rows", "auc", "logloss", "progressive", "rows_live", "bytes", "tables"] {
             if field == "bytes" {
                 assert_eq!(file["bytes"]["held"], embedded["bytes"]["held"], "{name}");
             } else {
@@ -221,29 +166,17 @@ fn several_csv_files_are_read_in_order() {
     let mut paths = Vec::new();
     for part in 0..2 {
         let path = dir.path().join(format!("part{part}.csv"));
-        let rows: String = (0..300)
-            .map(|i| format!("{},{},user{},item{}\n", i % 2, i * 10, i % 17, i % 5))
-            .collect();
+        let rows: String = (0..300).map(|i| format!("{},{},user{},item{}\n", i % 2, i * 10, i % 17, i % 5)).collect();
         fs::write(&path, format!("click,price,user,item\n{rows}")).unwrap();
         paths.push(path);
     }
     let out = dir.path().join("run");
     let columns = "label=click,dense=price,cat=*";
-    train(&[
-        "--format",
-        "csv",
-        "--columns",
-        columns,
-        "--budget",
-        "4MiB",
-        "--policy",
-        "none",
-        "--data",
-    ])
-    .args(&paths)
-    .args(["--out", text(&out)])
-    .assert()
-    .success();
+    train(&["--format", "csv", "--columns", columns, "--budget", "4MiB", "--policy", "none", "--data"])
+        .args(&paths)
+        .args(["--out", text(&out)])
+        .assert()
+        .success();
     let report = report(&out);
     assert_eq!(report["rows"], 600);
     assert_eq!(report["tables"][0]["name"], "user");
@@ -262,59 +195,25 @@ fn rows_of_one_class_have_no_auc_and_no_nan() {
     }
     fs::write(&path, lines.join("\n")).unwrap();
     let out = dir.path().join("run");
-    train(&[
-        "--data",
-        text(&path),
-        "--budget",
-        "16MiB",
-        "--out",
-        text(&out),
-    ])
-    .assert()
-    .success();
+    train(&["--data", text(&path), "--budget", "16MiB", "--out", text(&out)]).assert().success();
     let report = report(&out);
     assert!(report["progressive"]["auc"].is_null() && report["progressive"]["ne"].is_null());
     assert!(report["progressive"]["logloss"].is_f64());
-    assert!(
-        !fs::read_to_string(out.join("report.html"))
-            .unwrap()
-            .contains("NaN")
-    );
+    assert!(!fs::read_to_string(out.join("report.html")).unwrap().contains("NaN"));
 }
 
 #[test]
 fn a_flag_beats_the_file_and_printed_settings_read_back() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("run.toml");
-    fs::write(
-        &path,
-        "policy = \"none\"\nbudget = \"3MiB\"\nseed = 5\nbatch = 77\n",
-    )
-    .unwrap();
-    let args = [
-        "train",
-        "--config",
-        text(&path),
-        "--batch",
-        "99",
-        "--print-config",
-    ];
+    fs::write(&path, "policy = \"none\"\nbudget = \"3MiB\"\nseed = 5\nbatch = 77\n").unwrap();
+    let args = ["train", "--config", text(&path), "--batch", "99", "--print-config"];
     let (printed, _) = output(&mut dimslab(args));
-    for line in [
-        "policy = \"none\"",
-        "budget = \"3MiB\"",
-        "seed = 5",
-        "batch = 99",
-    ] {
+    for line in ["policy = \"none\"", "budget = \"3MiB\"", "seed = 5", "batch = 99"] {
         assert!(printed.contains(line), "{line} is not in\n{printed}");
     }
     fs::write(&path, &printed).unwrap();
-    let (again, _) = output(&mut dimslab([
-        "train",
-        "--config",
-        text(&path),
-        "--print-config",
-    ]));
+    let (again, _) = output(&mut dimslab(["train", "--config", text(&path), "--print-config"]));
     assert_eq!(printed, again);
 }
 
@@ -343,18 +242,10 @@ fn an_interrupt_ends_with_the_report_so_far() {
         assert!(Instant::now() < deadline, "no window within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
     let mut stdout = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut stdout)
-        .unwrap();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(stdout.contains("progressive AUC"), "{stdout}");
     let report = report(&out);
@@ -383,9 +274,7 @@ fn a_closed_output_is_no_error() {
 
 #[test]
 fn windows_are_told_on_request() {
-    let args = [
-        "--policy", "none", "--budget", "16MiB", "--rows", "3000", "--window", "1000",
-    ];
+    let args = ["--policy", "none", "--budget", "16MiB", "--rows", "3000", "--window", "1000"];
     let (_, quiet) = output(&mut train(&args));
     assert_eq!(quiet, "");
     let (_, told) = output(train(&args).arg("--verbose"));

@@ -4,9 +4,7 @@
 
 use std::io::{Cursor, Write};
 
-use dimslab::data::{
-    CRITEO_MISSING_KEY, Columns, CriteoReader, CsvReader, Input, Inputs, Row, RowSource,
-};
+use dimslab::data::{CRITEO_MISSING_KEY, Columns, CriteoReader, CsvReader, Input, Inputs, Row, RowSource};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -76,31 +74,15 @@ struct CriteoLine {
 }
 
 fn criteo_line() -> impl Strategy<Value = CriteoLine> {
-    let integer = prop_oneof![
-        -5i64..5000,
-        any::<i32>().prop_map(i64::from),
-        -(1i64 << 58)..1 << 58
-    ];
-    (
-        any::<bool>(),
-        vec(option::of(integer), 13),
-        vec(option::of((any::<u32>(), 0u8..3)), 26),
-    )
-        .prop_map(|(label, integers, categories)| CriteoLine {
-            label,
-            integers,
-            categories,
-        })
+    let integer = prop_oneof![-5i64..5000, any::<i32>().prop_map(i64::from), -(1i64 << 58)..1 << 58];
+    (any::<bool>(), vec(option::of(integer), 13), vec(option::of((any::<u32>(), 0u8..3)), 26))
+        .prop_map(|(label, integers, categories)| CriteoLine { label, integers, categories })
 }
 
 impl CriteoLine {
     fn text(&self) -> Vec<u8> {
         let mut fields = vec![u8::from(self.label).to_string()];
-        fields.extend(
-            self.integers
-                .iter()
-                .map(|x| x.map_or(String::new(), |x| x.to_string())),
-        );
+        fields.extend(self.integers.iter().map(|x| x.map_or(String::new(), |x| x.to_string())));
         fields.extend(self.categories.iter().map(|c| match c {
             None => String::new(),
             Some((id, 0)) => format!("{id:08x}"),
@@ -112,21 +94,12 @@ impl CriteoLine {
 
     fn check(&self, row: &Row) -> Result<(), TestCaseError> {
         prop_assert_eq!(row.label, f32::from(u8::from(self.label)));
-        let keys: Vec<u64> = self
-            .categories
-            .iter()
-            .map(|c| c.map_or(CRITEO_MISSING_KEY, |c| u64::from(c.0)))
-            .collect();
+        let keys: Vec<u64> = self.categories.iter().map(|c| c.map_or(CRITEO_MISSING_KEY, |c| u64::from(c.0))).collect();
         prop_assert_eq!(&row.keys, &keys);
         prop_assert_eq!(row.dense.len(), 13);
         for (value, x) in row.dense.iter().zip(&self.integers) {
             let want = (1.0 + x.unwrap_or(0).max(0) as f64).ln();
-            prop_assert!(
-                (f64::from(*value) - want).abs() <= 2e-6 * want.max(1.0),
-                "{} {:?}",
-                value,
-                x
-            );
+            prop_assert!((f64::from(*value) - want).abs() <= 2e-6 * want.max(1.0), "{} {:?}", value, x);
         }
         Ok(())
     }
@@ -134,9 +107,7 @@ impl CriteoLine {
 
 /// A CSV field of any bytes, as likely as not one that needs quotes.
 fn field() -> impl Strategy<Value = Vec<u8>> {
-    let odd = prop::sample::select(vec![
-        b',', b'"', b'\n', b'\r', b' ', b'a', 0, 0xff, 0xc3, b'\t',
-    ]);
+    let odd = prop::sample::select(vec![b',', b'"', b'\n', b'\r', b' ', b'a', 0, 0xff, 0xc3, b'\t']);
     prop_oneof![vec(odd, 0..6), vec(any::<u8>(), 0..6), Just(Vec::new())]
 }
 
@@ -146,11 +117,7 @@ fn quoted(field: &[u8], always: bool) -> Vec<u8> {
     }
     let mut out = vec![b'"'];
     for &byte in field {
-        out.extend_from_slice(if byte == b'"' {
-            b"\"\""
-        } else {
-            std::slice::from_ref(&byte)
-        });
+        out.extend_from_slice(if byte == b'"' { b"\"\"" } else { std::slice::from_ref(&byte) });
     }
     out.push(b'"');
     out

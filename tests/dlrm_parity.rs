@@ -96,16 +96,7 @@ const TORCH_GRADIENTS: [(&str, &[f64]); 12] = [
             0.0903734565,
         ],
     ),
-    (
-        "bottom.0.bias",
-        &[
-            -0.0128955282,
-            0.131357163,
-            0.0879844576,
-            0.0520725697,
-            -0.104135424,
-        ],
-    ),
+    ("bottom.0.bias", &[-0.0128955282, 0.131357163, 0.0879844576, 0.0520725697, -0.104135424]),
     (
         "bottom.1.weight",
         &[
@@ -221,28 +212,8 @@ const TORCH_GRADIENTS: [(&str, &[f64]); 12] = [
             0.0216393415,
         ],
     ),
-    (
-        "top.0.bias",
-        &[
-            -0.038634073,
-            0.0,
-            -0.0881691203,
-            -0.0765324086,
-            0.128391385,
-            0.0887914747,
-        ],
-    ),
-    (
-        "top.1.weight",
-        &[
-            -0.0131802997,
-            0.0,
-            0.145783424,
-            0.402946144,
-            0.396345317,
-            0.168766752,
-        ],
-    ),
+    ("top.0.bias", &[-0.038634073, 0.0, -0.0881691203, -0.0765324086, 0.128391385, 0.0887914747]),
+    ("top.1.weight", &[-0.0131802997, 0.0, 0.145783424, 0.402946144, 0.396345317, 0.168766752]),
     ("top.1.bias", &[0.151511252]),
     (
         "table.0",
@@ -369,11 +340,7 @@ const TORCH_LOSSES: [f64; 20] = [
     0.7914350628852844,
 ];
 
-const ADAGRAD: DenseOptimizer = DenseOptimizer::Adagrad {
-    lr: 0.1,
-    eps: 1e-8,
-    initial_accumulator: 0.01,
-};
+const ADAGRAD: DenseOptimizer = DenseOptimizer::Adagrad { lr: 0.1, eps: 1e-8, initial_accumulator: 0.01 };
 
 fn wide(values: &[f32]) -> impl Iterator<Item = f64> + '_ {
     values.iter().map(|x| f64::from(*x))
@@ -381,11 +348,7 @@ fn wide(values: &[f32]) -> impl Iterator<Item = f64> + '_ {
 
 /// The script's `wave`.
 fn wave(n: usize, step: f64, scale: f64) -> Vec<f32> {
-    (0..n)
-        .map(|i| {
-            (((step * (i + 1) as f64).sin() * scale * 4096.0).round_ties_even() / 4096.0) as f32
-        })
-        .collect()
+    (0..n).map(|i| (((step * (i + 1) as f64).sin() * scale * 4096.0).round_ties_even() / 4096.0) as f32).collect()
 }
 
 /// Embedding tables as plain vectors with Adagrad, the gradients of one key summed first.
@@ -416,13 +379,7 @@ impl Tables {
     }
 
     fn update(&mut self, t: usize, gradient: &[f32]) {
-        scalar::adagrad(
-            &mut self.weights[t],
-            &mut self.accumulators[t],
-            gradient,
-            0.1,
-            1e-8,
-        );
+        scalar::adagrad(&mut self.weights[t], &mut self.accumulators[t], gradient, 0.1, 1e-8);
     }
 }
 
@@ -443,52 +400,29 @@ fn pytorch_gets_the_same_numbers() {
     let mut flat = Vec::new();
     for (sizes, step) in [([3, 5, 4], 0.7), ([14, 6, 1], 1.3)] {
         for (i, pair) in sizes.windows(2).enumerate() {
-            flat.extend(wave(
-                pair[0] * pair[1] + pair[1],
-                step + 0.1 * i as f64,
-                0.8,
-            ));
+            flat.extend(wave(pair[0] * pair[1] + pair[1], step + 0.1 * i as f64, 0.8));
         }
     }
     net.set_parameters(&flat).unwrap();
     let mut tables = Tables {
         dim,
-        weights: (0..features)
-            .map(|t| wave(keys * dim, 0.9 + 0.2 * t as f64, 0.6))
-            .collect(),
+        weights: (0..features).map(|t| wave(keys * dim, 0.9 + 0.2 * t as f64, 0.6)).collect(),
         accumulators: vec![vec![0.01; keys * dim]; features],
     };
 
     for (step, expected) in TORCH_LOSSES.iter().enumerate() {
         let dense = wave(rows * n_dense, 0.3 + 0.05 * step as f64, 1.0);
-        let keys: Vec<Vec<usize>> = (0..features)
-            .map(|t| {
-                (0..rows)
-                    .map(|r| (r * (t + 2) + step * (t + 1)) % keys)
-                    .collect()
-            })
-            .collect();
-        let labels: Vec<f32> = (0..rows)
-            .map(|r| f32::from(u8::from((r + step) % 3 == 0)))
-            .collect();
+        let keys: Vec<Vec<usize>> =
+            (0..features).map(|t| (0..rows).map(|r| (r * (t + 2) + step * (t + 1)) % keys).collect()).collect();
+        let labels: Vec<f32> = (0..rows).map(|r| f32::from(u8::from((r + step) % 3 == 0))).collect();
         let embeddings = tables.gather(&keys);
         let mut logits = Vec::new();
-        let input = DenseInput {
-            rows,
-            dense: &dense,
-            embeddings: &embeddings,
-        };
+        let input = DenseInput { rows, dense: &dense, embeddings: &embeddings };
         let loss = net.backward(&input, &labels, &mut logits).unwrap();
-        assert!(
-            (loss - expected).abs() < 5e-6,
-            "loss of step {step}: {loss}, PyTorch {expected}"
-        );
+        assert!((loss - expected).abs() < 5e-6, "loss of step {step}: {loss}, PyTorch {expected}");
 
-        let mut gradients: Vec<(String, Vec<f32>)> = net
-            .parameters()
-            .into_iter()
-            .map(|p| (p.name, p.gradient.to_vec()))
-            .collect();
+        let mut gradients: Vec<(String, Vec<f32>)> =
+            net.parameters().into_iter().map(|p| (p.name, p.gradient.to_vec())).collect();
         for (t, keys) in keys.iter().enumerate() {
             let mut of_rows = vec![f32::NAN; rows * dim];
             net.copy_embedding_gradient(t, &mut of_rows).unwrap();
@@ -541,37 +475,20 @@ fn config(n_dense: usize, n_features: usize, dim: usize, threads: usize) -> Dlrm
 impl Run {
     fn new(n_dense: usize, n_features: usize, dim: usize) -> Self {
         let net = DenseNet::new(&config(n_dense, n_features, dim, 2)).unwrap();
-        let flat: Vec<f64> = net
-            .parameters()
-            .iter()
-            .flat_map(|p| wide(p.values))
-            .collect();
+        let flat: Vec<f64> = net.parameters().iter().flat_map(|p| wide(p.values)).collect();
         let vectors = n_features + usize::from(n_dense > 0);
         let crossed = vectors * (vectors - 1) / 2 + if n_dense > 0 { dim } else { 0 };
-        let bottom = if n_dense > 0 {
-            vec![n_dense, 32, 24, dim]
-        } else {
-            vec![]
-        };
+        let bottom = if n_dense > 0 { vec![n_dense, 32, 24, dim] } else { vec![] };
         let mut numbers = Numbers(5);
-        let weights: Vec<Vec<f32>> = (0..n_features)
-            .map(|_| numbers.vec(KEYS * dim, 0.3))
-            .collect();
+        let weights: Vec<Vec<f32>> = (0..n_features).map(|_| numbers.vec(KEYS * dim, 0.3)).collect();
         let sizes = (bottom, vec![crossed, 40, 16, 1]);
         Self {
             net,
             twin: Twin::from_flat(&sizes.0, &sizes.1, &flat),
             sizes,
             twin_tables: weights.iter().map(|table| wide(table).collect()).collect(),
-            twin_state: (
-                vec![0.01; flat.len()],
-                vec![vec![0.01; KEYS * dim]; n_features],
-            ),
-            tables: Tables {
-                dim,
-                accumulators: vec![vec![0.01; KEYS * dim]; n_features],
-                weights,
-            },
+            twin_state: (vec![0.01; flat.len()], vec![vec![0.01; KEYS * dim]; n_features]),
+            tables: Tables { dim, accumulators: vec![vec![0.01; KEYS * dim]; n_features], weights },
             numbers,
             n_dense,
         }
@@ -581,17 +498,9 @@ impl Run {
     fn draw(&mut self, rows: usize) -> (Vec<f32>, Vec<Vec<usize>>, Vec<f32>) {
         let dense = self.numbers.vec(rows * self.n_dense, 1.0);
         let mut key = || (self.numbers.bits() % KEYS as u64) as usize;
-        let keys: Vec<Vec<usize>> = self
-            .tables
-            .weights
-            .iter()
-            .map(|_| (0..rows).map(|_| key()).collect())
-            .collect();
+        let keys: Vec<Vec<usize>> = self.tables.weights.iter().map(|_| (0..rows).map(|_| key()).collect()).collect();
         // Learnable: the label follows the first key.
-        let labels = keys[0]
-            .iter()
-            .map(|key| f32::from(u8::from(key % 3 == 0)))
-            .collect();
+        let labels = keys[0].iter().map(|key| f32::from(u8::from(key % 3 == 0))).collect();
         (dense, keys, labels)
     }
 
@@ -601,11 +510,7 @@ impl Run {
         (0..labels.len())
             .map(|r| Sample {
                 dense: wide(&dense[r * self.n_dense..][..self.n_dense]).collect(),
-                vectors: keys
-                    .iter()
-                    .enumerate()
-                    .map(|(t, keys)| vector(t, keys[r]))
-                    .collect(),
+                vectors: keys.iter().enumerate().map(|(t, keys)| vector(t, keys[r])).collect(),
                 label: f64::from(labels[r]),
             })
             .collect()
@@ -624,11 +529,7 @@ impl Run {
                     *sum += g;
                 }
             }
-            adagrad(
-                &mut self.twin_tables[t],
-                &mut self.twin_state.1[t],
-                &gradient,
-            );
+            adagrad(&mut self.twin_tables[t], &mut self.twin_state.1[t], &gradient);
         }
         let mut flat = self.twin.flat();
         adagrad(&mut flat, &mut self.twin_state.0, &gradients.flat());
@@ -656,26 +557,13 @@ fn twenty_steps_follow_the_twin() {
 
             let embeddings = run.tables.gather(&keys);
             let mut logits = Vec::new();
-            let input = DenseInput {
-                rows,
-                dense: &dense,
-                embeddings: &embeddings,
-            };
+            let input = DenseInput { rows, dense: &dense, embeddings: &embeddings };
             let loss = run.net.backward(&input, &labels, &mut logits).unwrap();
-            let twin_logits: Vec<f64> = samples
-                .iter()
-                .map(|sample| run.twin.logit(sample))
-                .collect();
+            let twin_logits: Vec<f64> = samples.iter().map(|sample| run.twin.logit(sample)).collect();
             let error = relative_error(wide(&logits), &twin_logits);
-            assert!(
-                error < 2e-5,
-                "logits of step {step}, {n_dense} dense: relative error {error:e}"
-            );
+            assert!(error < 2e-5, "logits of step {step}, {n_dense} dense: relative error {error:e}");
             let twin_loss = run.twin.loss(&samples);
-            assert!(
-                (loss - twin_loss).abs() < 1e-5,
-                "step {step}, {n_dense} dense: loss {loss}, twin {twin_loss}"
-            );
+            assert!((loss - twin_loss).abs() < 1e-5, "step {step}, {n_dense} dense: loss {loss}, twin {twin_loss}");
             first_loss = if step == 0 { loss } else { first_loss };
 
             for (t, keys) in keys.iter().enumerate() {
@@ -688,30 +576,16 @@ fn twenty_steps_follow_the_twin() {
 
             run.twin_step(&samples, &keys);
             if step == 19 && n_features == 8 {
-                assert!(
-                    loss < 0.9 * first_loss,
-                    "{n_dense} dense: the model has not learnt: {first_loss} to {loss}"
-                );
+                assert!(loss < 0.9 * first_loss, "{n_dense} dense: the model has not learnt: {first_loss} to {loss}");
             }
         }
     }
 }
 
 fn store(n_features: usize, dim: usize) -> Store {
-    let adagrad = Optimizer::Adagrad {
-        lr: 0.1,
-        eps: 1e-8,
-        initial_accumulator: 0.01,
-    };
-    let table = |t| {
-        TableConfig::new(format!("t{t}"), dim)
-            .optimizer(adagrad)
-            .init(Init::Uniform { bound: 0.3 })
-    };
-    let config = StoreConfig::new(64 << 20)
-        .policy(Policy::None)
-        .seed(3)
-        .deterministic(true);
+    let adagrad = Optimizer::Adagrad { lr: 0.1, eps: 1e-8, initial_accumulator: 0.01 };
+    let table = |t| TableConfig::new(format!("t{t}"), dim).optimizer(adagrad).init(Init::Uniform { bound: 0.3 });
+    let config = StoreConfig::new(64 << 20).policy(Policy::None).seed(3).deterministic(true);
     Store::new(config, (0..n_features).map(table).collect()).unwrap()
 }
 
@@ -735,16 +609,11 @@ fn twenty_steps_on_a_store_follow_the_twin() {
         let all: Vec<u64> = (0..KEYS as u64).collect();
         for (t, twin_table) in run.twin_tables.iter_mut().enumerate() {
             // A gradient of zero makes the rows and moves nothing; the twin then starts from the same rows.
-            store
-                .apply_gradients(TableId::new(t), &all, &vec![0.0; KEYS * dim])
-                .unwrap();
+            store.apply_gradients(TableId::new(t), &all, &vec![0.0; KEYS * dim]).unwrap();
             store.step().unwrap();
             let mut rows = vec![f32::NAN; KEYS * dim];
             store.gather(TableId::new(t), &all, &mut rows).unwrap();
-            assert!(
-                rows.iter().any(|x| *x != 0.0),
-                "rows start from drawn weights"
-            );
+            assert!(rows.iter().any(|x| *x != 0.0), "rows start from drawn weights");
             *twin_table = wide(&rows).collect();
         }
         let mut model = Dlrm::new(config(n_dense, n_features, dim, 2)).unwrap();
@@ -758,20 +627,11 @@ fn twenty_steps_on_a_store_follow_the_twin() {
             let loss = model.train_step(&store, &batch, &mut logits).unwrap();
             assert_eq!(scores, logits, "a training step scores before it updates");
             assert_eq!(loss.rows, rows);
-            let twin_logits: Vec<f64> = samples
-                .iter()
-                .map(|sample| run.twin.logit(sample))
-                .collect();
+            let twin_logits: Vec<f64> = samples.iter().map(|sample| run.twin.logit(sample)).collect();
             let error = relative_error(wide(&logits), &twin_logits);
-            assert!(
-                error < 2e-5,
-                "logits of step {step}, {n_dense} dense: relative error {error:e}"
-            );
+            assert!(error < 2e-5, "logits of step {step}, {n_dense} dense: relative error {error:e}");
             let (mean, twin_loss) = (loss.mean, run.twin.loss(&samples));
-            assert!(
-                (mean - twin_loss).abs() < 1e-5,
-                "step {step}, {n_dense} dense: loss {mean}, twin {twin_loss}"
-            );
+            assert!((mean - twin_loss).abs() < 1e-5, "step {step}, {n_dense} dense: loss {mean}, twin {twin_loss}");
             run.twin_step(&samples, &keys);
         }
         store.validate().unwrap();
@@ -790,9 +650,7 @@ fn on_a_store_too_the_number_of_threads_changes_no_bit() {
         for rows in [300, 130, 1, 300] {
             let (dense, keys, labels) = run.draw(rows);
             let mut logits = Vec::new();
-            let loss = model
-                .train_step(&store, &batch(&dense, &keys, &labels), &mut logits)
-                .unwrap();
+            let loss = model.train_step(&store, &batch(&dense, &keys, &labels), &mut logits).unwrap();
             trace.push(loss.mean.to_bits());
             trace.extend(logits.iter().map(|x| u64::from(x.to_bits())));
         }
@@ -815,43 +673,21 @@ fn a_store_or_batch_of_another_shape_is_refused() {
     let good = batch(&dense, &keys, &labels);
     let mut model = Dlrm::new(config(3, 2, 8, 1)).unwrap();
     let mut logits = Vec::new();
-    let mut refused =
-        |store: &Store, batch: &Batch| match model.train_step(store, batch, &mut logits) {
-            Err(TrainError::Batch(text)) => text,
-            other => panic!("not refused: {other:?}"),
-        };
+    let mut refused = |store: &Store, batch: &Batch| match model.train_step(store, batch, &mut logits) {
+        Err(TrainError::Batch(text)) => text,
+        other => panic!("not refused: {other:?}"),
+    };
     assert!(refused(&store(3, 8), &good).contains("3 tables"));
     assert!(refused(&store(2, 4), &good).contains("dimension 4"));
     let fitting = store(2, 8);
-    assert!(
-        refused(
-            &fitting,
-            &Batch {
-                keys: good.keys[1..].to_vec(),
-                ..good.clone()
-            }
-        )
-        .contains("keys")
-    );
-    assert!(
-        refused(
-            &fitting,
-            &Batch {
-                labels: vec![],
-                ..good.clone()
-            }
-        )
-        .contains("labels")
-    );
+    assert!(refused(&fitting, &Batch { keys: good.keys[1..].to_vec(), ..good.clone() }).contains("keys"));
+    assert!(refused(&fitting, &Batch { labels: vec![], ..good.clone() }).contains("labels"));
     assert!(refused(&fitting, &Batch::default()).contains("no rows"));
     assert_eq!(fitting.stats().rows, 0, "a refused batch trains nothing");
     let mut dirty = good.clone();
     dirty.dense[0] = f32::INFINITY;
     dirty.dense[1] = f32::NEG_INFINITY;
-    assert!(matches!(
-        model.train_step(&fitting, &dirty, &mut logits),
-        Err(TrainError::Diverged { .. })
-    ));
+    assert!(matches!(model.train_step(&fitting, &dirty, &mut logits), Err(TrainError::Diverged { .. })));
     assert_eq!(fitting.stats().rows, 0, "a diverged batch trains nothing");
     model.train_step(&fitting, &good, &mut logits).unwrap();
     assert!(fitting.stats().rows > 0);
@@ -866,11 +702,7 @@ fn trace(config: &DlrmConfig, batches: &[usize]) -> Vec<u64> {
         let dense = numbers.vec(rows * config.n_dense, 1.0);
         let embeddings = numbers.vec(config.n_features * rows * config.dim, 0.5);
         let labels: Vec<f32> = (0..rows).map(|r| (r % 2) as f32).collect();
-        let input = DenseInput {
-            rows,
-            dense: &dense,
-            embeddings: &embeddings,
-        };
+        let input = DenseInput { rows, dense: &dense, embeddings: &embeddings };
         let mut logits = Vec::new();
         let loss = net.backward(&input, &labels, &mut logits).unwrap();
         assert_eq!(logits.len(), rows);
@@ -882,12 +714,7 @@ fn trace(config: &DlrmConfig, batches: &[usize]) -> Vec<u64> {
             trace.extend(gradient.iter().map(|x| u64::from(x.to_bits())));
         }
         net.update();
-        trace.extend(
-            net.parameters()
-                .iter()
-                .flat_map(|p| p.values)
-                .map(|x| u64::from(x.to_bits())),
-        );
+        trace.extend(net.parameters().iter().flat_map(|p| p.values).map(|x| u64::from(x.to_bits())));
         net.forward(&input, &mut logits).unwrap();
         trace.extend(logits.iter().map(|x| u64::from(x.to_bits())));
     }
@@ -902,10 +729,7 @@ fn the_number_of_threads_changes_no_bit() {
             let one = trace(&config(n_dense, n_features, 16, 1), batches);
             for threads in [2, 3] {
                 let several = trace(&config(n_dense, n_features, 16, threads), batches);
-                assert!(
-                    one == several,
-                    "{threads} threads, {n_dense} dense features, batches {batches:?}"
-                );
+                assert!(one == several, "{threads} threads, {n_dense} dense features, batches {batches:?}");
             }
         }
     }
@@ -919,35 +743,12 @@ fn a_row_scores_the_same_in_any_company() {
     let mut numbers = Numbers(1);
     let (dense, embeddings) = (numbers.vec(rows * 5, 1.0), numbers.vec(4 * rows * dim, 0.5));
     let mut together = Vec::new();
-    net.forward(
-        &DenseInput {
-            rows,
-            dense: &dense,
-            embeddings: &embeddings,
-        },
-        &mut together,
-    )
-    .unwrap();
+    net.forward(&DenseInput { rows, dense: &dense, embeddings: &embeddings }, &mut together).unwrap();
     for r in [0, 1, 63, 64, 79, 80, 149] {
-        let own: Vec<f32> = (0..4)
-            .flat_map(|t| embeddings[(t * rows + r) * dim..][..dim].to_vec())
-            .collect();
+        let own: Vec<f32> = (0..4).flat_map(|t| embeddings[(t * rows + r) * dim..][..dim].to_vec()).collect();
         let mut alone = Vec::new();
-        net.forward(
-            &DenseInput {
-                rows: 1,
-                dense: &dense[r * 5..][..5],
-                embeddings: &own,
-            },
-            &mut alone,
-        )
-        .unwrap();
-        assert!(
-            (alone[0] - together[r]).abs() < 1e-5,
-            "row {r}: {} alone, {} together",
-            alone[0],
-            together[r]
-        );
+        net.forward(&DenseInput { rows: 1, dense: &dense[r * 5..][..5], embeddings: &own }, &mut alone).unwrap();
+        assert!((alone[0] - together[r]).abs() < 1e-5, "row {r}: {} alone, {} together", alone[0], together[r]);
     }
 }
 
@@ -955,18 +756,10 @@ fn a_row_scores_the_same_in_any_company() {
 fn buffers_stop_growing() {
     let mut net = DenseNet::new(&config(5, 4, 8, 2)).unwrap();
     let mut numbers = Numbers(1);
-    let (dense, embeddings, labels) = (
-        numbers.vec(500 * 5, 1.0),
-        numbers.vec(500 * 4 * 8, 0.5),
-        vec![1.0; 500],
-    );
+    let (dense, embeddings, labels) = (numbers.vec(500 * 5, 1.0), numbers.vec(500 * 4 * 8, 0.5), vec![1.0; 500]);
     let mut logits = Vec::new();
     let mut step = |net: &mut DenseNet, rows: usize| {
-        let input = DenseInput {
-            rows,
-            dense: &dense[..rows * 5],
-            embeddings: &embeddings[..rows * 32],
-        };
+        let input = DenseInput { rows, dense: &dense[..rows * 5], embeddings: &embeddings[..rows * 32] };
         net.backward(&input, &labels[..rows], &mut logits).unwrap();
         net.update();
     };
@@ -997,65 +790,25 @@ fn what_does_not_fit_is_refused() {
     assert!(bad(&|c| c.top = vec![usize::MAX]).contains("a size of"));
     assert!(bad(&|c| c.top = vec![1 << 20, 1 << 20]).contains("parameters"));
     assert!(bad(&|c| (c.n_dense, c.n_features) = (0, 1)).contains("at least two"));
-    assert!(
-        bad(&|c| c.dense_optimizer = DenseOptimizer::Sgd { lr: f32::NAN }).contains("lr is NaN")
-    );
+    assert!(bad(&|c| c.dense_optimizer = DenseOptimizer::Sgd { lr: f32::NAN }).contains("lr is NaN"));
 
     let mut net = DenseNet::new(&config(3, 2, 4, 1)).unwrap();
     let (dense, embeddings, mut logits) = (vec![0.5; 6], vec![0.1; 16], Vec::new());
-    let good = DenseInput {
-        rows: 2,
-        dense: &dense,
-        embeddings: &embeddings,
-    };
-    assert!(matches!(
-        net.copy_embedding_gradient(0, &mut [0.0; 8]),
-        Err(TrainError::Batch(_))
-    ));
-    assert!(matches!(
-        net.backward(&good, &[1.0], &mut logits),
-        Err(TrainError::Batch(_))
-    ));
-    let short = DenseInput {
-        dense: &dense[1..],
-        ..good
-    };
-    assert!(matches!(
-        net.forward(&short, &mut logits),
-        Err(TrainError::Batch(_))
-    ));
-    let empty = DenseInput {
-        rows: 0,
-        dense: &[],
-        embeddings: &[],
-    };
-    assert!(matches!(
-        net.backward(&empty, &[], &mut logits),
-        Err(TrainError::Batch(_))
-    ));
+    let good = DenseInput { rows: 2, dense: &dense, embeddings: &embeddings };
+    assert!(matches!(net.copy_embedding_gradient(0, &mut [0.0; 8]), Err(TrainError::Batch(_))));
+    assert!(matches!(net.backward(&good, &[1.0], &mut logits), Err(TrainError::Batch(_))));
+    let short = DenseInput { dense: &dense[1..], ..good };
+    assert!(matches!(net.forward(&short, &mut logits), Err(TrainError::Batch(_))));
+    let empty = DenseInput { rows: 0, dense: &[], embeddings: &[] };
+    assert!(matches!(net.backward(&empty, &[], &mut logits), Err(TrainError::Batch(_))));
     net.forward(&empty, &mut logits).unwrap();
     assert!(logits.is_empty());
 
-    let before: Vec<f32> = net
-        .parameters()
-        .iter()
-        .flat_map(|p| p.values.to_vec())
-        .collect();
+    let before: Vec<f32> = net.parameters().iter().flat_map(|p| p.values.to_vec()).collect();
     let dirty = [0.5, f32::NAN, 0.5, 0.5, 0.5, 0.5];
-    let diverged = net.backward(
-        &DenseInput {
-            dense: &dirty,
-            ..good
-        },
-        &[1.0, 0.0],
-        &mut logits,
-    );
+    let diverged = net.backward(&DenseInput { dense: &dirty, ..good }, &[1.0, 0.0], &mut logits);
     assert!(matches!(diverged, Err(TrainError::Diverged { .. })));
     net.update();
-    let after: Vec<f32> = net
-        .parameters()
-        .iter()
-        .flat_map(|p| p.values.to_vec())
-        .collect();
+    let after: Vec<f32> = net.parameters().iter().flat_map(|p| p.values.to_vec()).collect();
     assert_eq!(before, after);
 }

@@ -29,14 +29,7 @@ struct Shape {
 }
 
 fn pair(shape: &Shape, seed: u64) -> Pair {
-    let &Shape {
-        n_dense,
-        n_features,
-        dim,
-        bottom,
-        top,
-        rows,
-    } = shape;
+    let &Shape { n_dense, n_features, dim, bottom, top, rows } = shape;
     let config = DlrmConfig {
         n_dense,
         n_features,
@@ -52,22 +45,10 @@ fn pair(shape: &Shape, seed: u64) -> Pair {
     let crossed = vectors * (vectors - 1) / 2 + if n_dense > 0 { dim } else { 0 };
     let bottom_sizes: Vec<usize> = match n_dense {
         0 => vec![],
-        n => [n]
-            .into_iter()
-            .chain(bottom.iter().copied())
-            .chain([dim])
-            .collect(),
+        n => [n].into_iter().chain(bottom.iter().copied()).chain([dim]).collect(),
     };
-    let top_sizes: Vec<usize> = [crossed]
-        .into_iter()
-        .chain(top.iter().copied())
-        .chain([1])
-        .collect();
-    let flat: Vec<f64> = net
-        .parameters()
-        .iter()
-        .flat_map(|p| p.values.iter().map(|x| f64::from(*x)))
-        .collect();
+    let top_sizes: Vec<usize> = [crossed].into_iter().chain(top.iter().copied()).chain([1]).collect();
+    let flat: Vec<f64> = net.parameters().iter().flat_map(|p| p.values.iter().map(|x| f64::from(*x))).collect();
     let twin = Twin::from_flat(&bottom_sizes, &top_sizes, &flat);
 
     let mut numbers = Numbers(seed);
@@ -76,73 +57,22 @@ fn pair(shape: &Shape, seed: u64) -> Pair {
     let labels: Vec<f32> = (0..rows).map(|r| [0.0, 1.0, 1.0, 0.25][r % 4]).collect();
     let samples = (0..rows)
         .map(|r| Sample {
-            dense: dense[r * n_dense..][..n_dense]
-                .iter()
-                .map(|x| f64::from(*x))
-                .collect(),
+            dense: dense[r * n_dense..][..n_dense].iter().map(|x| f64::from(*x)).collect(),
             vectors: (0..n_features)
-                .map(|t| {
-                    embeddings[(t * rows + r) * dim..][..dim]
-                        .iter()
-                        .map(|x| f64::from(*x))
-                        .collect()
-                })
+                .map(|t| embeddings[(t * rows + r) * dim..][..dim].iter().map(|x| f64::from(*x)).collect())
                 .collect(),
             label: f64::from(labels[r]),
         })
         .collect();
-    Pair {
-        net,
-        twin,
-        rows,
-        dense,
-        embeddings,
-        labels,
-        samples,
-    }
+    Pair { net, twin, rows, dense, embeddings, labels, samples }
 }
 
 const SHAPES: [Shape; 5] = [
-    Shape {
-        n_dense: 3,
-        n_features: 4,
-        dim: 5,
-        bottom: &[7],
-        top: &[6, 4],
-        rows: 9,
-    },
-    Shape {
-        n_dense: 2,
-        n_features: 1,
-        dim: 4,
-        bottom: &[],
-        top: &[],
-        rows: 1,
-    },
-    Shape {
-        n_dense: 0,
-        n_features: 6,
-        dim: 3,
-        bottom: &[],
-        top: &[8],
-        rows: 5,
-    },
-    Shape {
-        n_dense: 4,
-        n_features: 0,
-        dim: 3,
-        bottom: &[5, 5],
-        top: &[3],
-        rows: 7,
-    },
-    Shape {
-        n_dense: 1,
-        n_features: 2,
-        dim: 17,
-        bottom: &[4],
-        top: &[5],
-        rows: 150,
-    },
+    Shape { n_dense: 3, n_features: 4, dim: 5, bottom: &[7], top: &[6, 4], rows: 9 },
+    Shape { n_dense: 2, n_features: 1, dim: 4, bottom: &[], top: &[], rows: 1 },
+    Shape { n_dense: 0, n_features: 6, dim: 3, bottom: &[], top: &[8], rows: 5 },
+    Shape { n_dense: 4, n_features: 0, dim: 3, bottom: &[5, 5], top: &[3], rows: 7 },
+    Shape { n_dense: 1, n_features: 2, dim: 17, bottom: &[4], top: &[5], rows: 150 },
 ];
 
 /// The slope of `loss` when one number moves.
@@ -155,15 +85,8 @@ fn slope(value: f64, mut loss: impl FnMut(f64) -> f64) -> f64 {
 fn every_gradient_is_the_slope_of_the_loss() {
     for (which, shape) in SHAPES.iter().enumerate() {
         let mut pair = pair(shape, 40 + which as u64);
-        let input = DenseInput {
-            rows: pair.rows,
-            dense: &pair.dense,
-            embeddings: &pair.embeddings,
-        };
-        let loss = pair
-            .net
-            .backward(&input, &pair.labels, &mut Vec::new())
-            .unwrap();
+        let input = DenseInput { rows: pair.rows, dense: &pair.dense, embeddings: &pair.embeddings };
+        let loss = pair.net.backward(&input, &pair.labels, &mut Vec::new()).unwrap();
         assert!((loss - pair.twin.loss(&pair.samples)).abs() < 1e-6);
 
         let (bottom, top) = (sizes(&pair.twin.bottom), sizes(&pair.twin.top));
@@ -182,11 +105,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
             }
             assert_eq!(parameter.rows * parameter.columns, parameter.values.len());
             let error = relative_error(parameter.gradient.iter().map(|x| f64::from(*x)), &slopes);
-            assert!(
-                error < 1e-4,
-                "model {which}, {}: relative error {error:e}",
-                parameter.name
-            );
+            assert!(error < 1e-4, "model {which}, {}: relative error {error:e}", parameter.name);
         }
         assert_eq!(at, flat.len());
         embeddings_follow_the_slope(which, shape, &mut pair);
@@ -212,20 +131,13 @@ fn embeddings_follow_the_slope(which: usize, shape: &Shape, pair: &mut Pair) {
             }
         }
         let error = relative_error(gradient.iter().map(|x| f64::from(*x)), &slopes);
-        assert!(
-            error < 1e-4,
-            "model {which}, embeddings of feature {t}: relative error {error:e}"
-        );
+        assert!(error < 1e-4, "model {which}, embeddings of feature {t}: relative error {error:e}");
     }
 }
 
 /// The sizes a chain of layers goes through.
 fn sizes(layers: &[twin::Linear]) -> Vec<usize> {
-    let mut sizes: Vec<usize> = layers
-        .first()
-        .map(|layer| layer.w[0].len())
-        .into_iter()
-        .collect();
+    let mut sizes: Vec<usize> = layers.first().map(|layer| layer.w[0].len()).into_iter().collect();
     sizes.extend(layers.iter().map(|layer| layer.b.len()));
     sizes
 }
@@ -245,10 +157,7 @@ fn the_twins_gradients_are_slopes() {
             Twin::from_flat(&bottom, &top, &flat).loss(&pair.samples)
         });
         flat[at] = value;
-        assert!(
-            (gradient - slope).abs() < 1e-8,
-            "parameter {at}: {gradient} {slope}"
-        );
+        assert!((gradient - slope).abs() < 1e-8, "parameter {at}: {gradient} {slope}");
     }
     let mut samples = pair.samples.clone();
     let value = samples[2].vectors[1][3];

@@ -25,8 +25,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "store",
         &[
-            "budget", "chain", "config", "directory", "error", "id", "importance", "optim", "reclaim", "rowcopy", "scratch",
-            "sequence", "simd", "sketch", "slab", "sync",
+            "budget",
+            "chain",
+            "config",
+            "directory",
+            "error",
+            "id",
+            "importance",
+            "optim",
+            "reclaim",
+            "rowcopy",
+            "scratch",
+            "sequence",
+            "simd",
+            "sketch",
+            "slab",
+            "sync",
         ],
     ),
     ("data", &[]),
@@ -61,7 +75,8 @@ fn used_parts(code: &str) -> impl Iterator<Item = String> {
     code.split("crate::").skip(1).flat_map(|used| {
         let used = used.split(';').next().unwrap_or_default();
         let group = used.strip_prefix('{').map(|group| group.split('}').next().unwrap_or_default());
-        let names: Vec<String> = group.unwrap_or(used.split([',', '}']).next().unwrap_or_default()).split(',').map(first_word).collect();
+        let names: Vec<String> =
+            group.unwrap_or(used.split([',', '}']).next().unwrap_or_default()).split(',').map(first_word).collect();
         names.into_iter().filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
     })
 }

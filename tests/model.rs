@@ -21,26 +21,59 @@ const OPTIMIZERS: [Optimizer; 4] = [
 
 #[derive(Debug, Clone)]
 enum Op {
-    Apply { table: usize, keys: Vec<u64>, seed: u32 },
+    Apply {
+        table: usize,
+        keys: Vec<u64>,
+        seed: u32,
+    },
     /// Many keys at once, to fill the store.
-    Sweep { table: usize, from: u64, count: u64, seed: u32 },
-    ApplyPooled { table: usize, bags: Vec<Vec<u64>>, mean: bool, seed: u32 },
-    Gather { table: usize, keys: Vec<u64> },
-    GatherPooled { table: usize, bags: Vec<Vec<u64>>, mean: bool },
-    Remove { table: usize, key: u64 },
+    Sweep {
+        table: usize,
+        from: u64,
+        count: u64,
+        seed: u32,
+    },
+    ApplyPooled {
+        table: usize,
+        bags: Vec<Vec<u64>>,
+        mean: bool,
+        seed: u32,
+    },
+    Gather {
+        table: usize,
+        keys: Vec<u64>,
+    },
+    GatherPooled {
+        table: usize,
+        bags: Vec<Vec<u64>>,
+        mean: bool,
+    },
+    Remove {
+        table: usize,
+        key: u64,
+    },
     Step,
     Prune,
-    Iter { table: usize },
-    Rate { table: usize, halves: u32 },
+    Iter {
+        table: usize,
+    },
+    Rate {
+        table: usize,
+        halves: u32,
+    },
 }
 
 fn keys() -> impl Strategy<Value = Vec<u64>> {
-    prop::collection::vec(prop_oneof![4 => 0..40u64, 1 => Just(u64::MAX), 1 => (0..4u64).prop_map(|key| key << 62)], 0..40)
+    prop::collection::vec(
+        prop_oneof![4 => 0..40u64, 1 => Just(u64::MAX), 1 => (0..4u64).prop_map(|key| key << 62)],
+        0..40,
+    )
 }
 
 /// Bags of sizes by which a mean divides exactly.
 fn bags() -> impl Strategy<Value = Vec<Vec<u64>>> {
-    let bag = prop_oneof![Just(0usize), Just(1), Just(2), Just(4)].prop_flat_map(|size| prop::collection::vec(0..40u64, size));
+    let bag = prop_oneof![Just(0usize), Just(1), Just(2), Just(4)]
+        .prop_flat_map(|size| prop::collection::vec(0..40u64, size));
     prop::collection::vec(bag, 0..12)
 }
 
@@ -231,7 +264,10 @@ impl ModelTable {
     fn agree(&self, found: &[f32], expected: &[f32]) -> bool {
         let tolerance = if self.optimizer == SGD { 0.0 } else { 2e-3 };
         found.len() == expected.len()
-            && found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= tolerance * expected.abs().max(1.0))
+            && found
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| (found - expected).abs() <= tolerance * expected.abs().max(1.0))
     }
 }
 
@@ -254,7 +290,9 @@ fn check_against_formulas(shapes: &[Shape], ops: &[Op], deterministic: bool) {
     for (position, &(dim, chunk, optimizer, shared)) in shapes.iter().enumerate() {
         let (dim, optimizer) = (DIMS[dim], OPTIMIZERS[optimizer]);
         let fallback = if shared { Fallback::DefaultVector } else { Fallback::Zero };
-        tables.push(TableConfig::new(format!("t{position}"), dim).chunk(CHUNKS[chunk]).optimizer(optimizer).fallback(fallback));
+        tables.push(
+            TableConfig::new(format!("t{position}"), dim).chunk(CHUNKS[chunk]).optimizer(optimizer).fallback(fallback),
+        );
         let shared = shared.then(|| ModelRow::new(vec![0.0; dim], &optimizer));
         model.push(ModelTable { dim, optimizer, lr: 1.0, shared, rows: HashMap::new(), pending: Vec::new() });
     }
@@ -296,7 +334,8 @@ fn formula_op(store: &Store, model: &mut [ModelTable], op: &Op, deterministic: b
             let (keys, offsets) = flatten(bags);
             let grads = gradients(bags.len(), table.dim, *seed);
             let sums = combine(&keys, table.dim, pooled_gradient(bags, *mean, &grads, table.dim));
-            let applied = store.apply_pooled_gradients(TableId::new(index), &keys, &offsets, pooling(*mean), &grads).unwrap();
+            let applied =
+                store.apply_pooled_gradients(TableId::new(index), &keys, &offsets, pooling(*mean), &grads).unwrap();
             assert_eq!((applied.updated, applied.missed), table.apply(&sums, deterministic));
         }
         Op::Gather { table, keys } => {
@@ -413,7 +452,9 @@ fn check_under_a_tight_budget(shapes: &[Shape], ops: &[Op]) {
     };
     let policy = FiitedConfig { period_steps: 3, warmup_steps: 1, headroom: 0.1, ..FiitedConfig::default() };
     let config = |budget| StoreConfig::new(budget).policy(Policy::Fiited(policy)).deterministic(true);
-    let Err(ConfigError::BudgetTooSmall { needed, .. }) = Store::new(config(1), tables()) else { panic!("one byte will do") };
+    let Err(ConfigError::BudgetTooSmall { needed, .. }) = Store::new(config(1), tables()) else {
+        panic!("one byte will do")
+    };
     let budget = needed + needed / 8;
     let store = Store::new(config(budget), tables()).unwrap();
     let mut seen: Vec<Seen> = shapes
@@ -451,7 +492,8 @@ fn tight_op(store: &Store, seen: &mut [Seen], op: &Op) {
             let (keys, offsets) = flatten(bags);
             let grads = gradients(bags.len(), seen.dim, *seed);
             let sums = combine(&keys, seen.dim, pooled_gradient(bags, *mean, &grads, seen.dim));
-            let applied = store.apply_pooled_gradients(TableId::new(index), &keys, &offsets, pooling(*mean), &grads).unwrap();
+            let applied =
+                store.apply_pooled_gradients(TableId::new(index), &keys, &offsets, pooling(*mean), &grads).unwrap();
             assert_eq!((applied.updated, applied.missed), seen.train(&sums));
         }
         Op::Gather { table, keys } => {
@@ -516,7 +558,12 @@ proptest! {
 #[test]
 fn the_tight_budget_is_tight() {
     let config = StoreConfig::new(200_000)
-        .policy(Policy::Fiited(FiitedConfig { period_steps: 3, warmup_steps: 1, headroom: 0.1, ..FiitedConfig::default() }))
+        .policy(Policy::Fiited(FiitedConfig {
+            period_steps: 3,
+            warmup_steps: 1,
+            headroom: 0.1,
+            ..FiitedConfig::default()
+        }))
         .deterministic(true);
     let store = Store::new(config, vec![TableConfig::new("t0", 16).optimizer(SGD)]).unwrap();
     let mut seen = [Seen { dim: 16, chunk: 4, lr: 1.0, rows: HashMap::new() }];

@@ -51,13 +51,7 @@ fn same<const N: usize>(
         step(copies.each_mut().map(|copy| &mut copy[place.1.clone()]));
         copies.map(|copy| bits(&copy))
     };
-    assert_eq!(
-        run(&|slices| kernel(slices)),
-        run(&|slices| twin(slices)),
-        "level {}, slice {:?}",
-        place.0,
-        place.1
-    );
+    assert_eq!(run(&|slices| kernel(slices)), run(&|slices| twin(slices)), "level {}, slice {:?}", place.0, place.1);
 }
 
 proptest! {
@@ -186,10 +180,7 @@ fn one_bad_value_anywhere_is_seen() {
             for i in r.clone() {
                 let mut dirty = clean;
                 dirty[i] = bad;
-                assert!(
-                    !k.all_finite(&dirty[r.clone()]),
-                    "{bad} at {i}, {name}, {r:?}"
-                );
+                assert!(!k.all_finite(&dirty[r.clone()]), "{bad} at {i}, {name}, {r:?}");
             }
         }
     });
@@ -239,17 +230,8 @@ fn optimizer_formulas() {
 
     // The first Adam step is lr·sign(g), whatever the gradient's size.
     let (mut w, mut m, mut v) = ([0.0f32; 2], [0.0f32; 2], [0.0f32; 2]);
-    k.adam(
-        &mut w,
-        &mut m,
-        &mut v,
-        &[1e-3, -50.0],
-        &AdamStep::new(0.01, 0.9, 0.999, 1e-12, 1),
-    );
-    assert!(
-        (w[0] + 0.01).abs() < 1e-6 && (w[1] - 0.01).abs() < 1e-6,
-        "{w:?}"
-    );
+    k.adam(&mut w, &mut m, &mut v, &[1e-3, -50.0], &AdamStep::new(0.01, 0.9, 0.999, 1e-12, 1));
+    assert!((w[0] + 0.01).abs() < 1e-6 && (w[1] - 0.01).abs() < 1e-6, "{w:?}");
 }
 
 #[test]

@@ -55,7 +55,10 @@ fn check_row(key: u64, row: &[f32], chunk: usize) {
         // Rows go down by the odd key's unit and up by the even one's: the sign says whose it is.
         let value = values[0];
         let sign = if key.is_multiple_of(2) { 1.0 } else { -1.0 };
-        assert!(value * sign >= 0.0 && value % unit(key) == 0.0, "key {key}, chunk {ordinal} has another row's value: {row:?}");
+        assert!(
+            value * sign >= 0.0 && value % unit(key) == 0.0,
+            "key {key}, chunk {ordinal} has another row's value: {row:?}"
+        );
     }
 }
 
@@ -79,7 +82,13 @@ fn random_keys(random: &mut Random, most: u64, space: u64) -> Vec<u64> {
 }
 
 fn policy() -> Policy {
-    Policy::Fiited(FiitedConfig { period_steps: 4, warmup_steps: 1, headroom: 0.1, decay: Decay::PerStep(0.99), ..FiitedConfig::default() })
+    Policy::Fiited(FiitedConfig {
+        period_steps: 4,
+        warmup_steps: 1,
+        headroom: 0.1,
+        decay: Decay::PerStep(0.99),
+        ..FiitedConfig::default()
+    })
 }
 
 fn one_random_call(store: &Store, random: &mut Random, chunks: &[usize], space: u64) {
@@ -130,7 +139,8 @@ fn one_random_call(store: &Store, random: &mut Random, chunks: &[usize], space: 
 #[test]
 fn rows_are_whole_and_their_own_whatever_happens_to_them() {
     let chunks = [4, 8, 16];
-    let tables = chunks.iter().map(|&chunk| TableConfig::new(format!("c{chunk}"), DIM).chunk(chunk).optimizer(SGD)).collect();
+    let tables =
+        chunks.iter().map(|&chunk| TableConfig::new(format!("c{chunk}"), DIM).chunk(chunk).optimizer(SGD)).collect();
     let store = Store::new(StoreConfig::new(BUDGET).policy(policy()), tables).unwrap();
     let until = Instant::now() + duration();
     std::thread::scope(|scope| {
@@ -215,7 +225,11 @@ fn no_update_is_lost_while_rows_around_come_go_and_move() {
                         let first = random.below(40) as usize;
                         let keys: Vec<u64> = (0..16).map(|i| fixed[(first + i * 3) % 40]).collect();
                         let applied = store.apply_gradients(t, &keys, &vec![-1.0; keys.len() * DIM]).unwrap();
-                        assert_eq!((applied.updated, applied.missed), (applied.unique, 0), "a row that was never removed was missed");
+                        assert_eq!(
+                            (applied.updated, applied.missed),
+                            (applied.unique, 0),
+                            "a row that was never removed was missed"
+                        );
                         (0..16).for_each(|i| updates[(first + i * 3) % 40] += 1);
                         chaos(&mut random);
                     }
@@ -298,7 +312,10 @@ fn rows_made_at_the_same_time_are_all_there_once() {
         assert_eq!(rows.len() as u64, keys);
         // Each thread trained each row once, at least when it was there: four times, and up to four more by gradients
         // of zero, which change nothing.
-        assert!(rows.iter().all(|row| row.values == [4.0; 4]), "an update went to a row that another took the place of");
+        assert!(
+            rows.iter().all(|row| row.values == [4.0; 4]),
+            "an update went to a row that another took the place of"
+        );
     }
 }
 
@@ -320,7 +337,10 @@ fn shared_fallbacks_are_whole_while_they_are_trained() {
                     let mut out = vec![f32::NAN; keys.len() * DIM];
                     store.gather(t, &keys, &mut out).unwrap();
                     for (key, row) in keys.iter().zip(out.chunks(DIM)) {
-                        assert!(row.chunks(4).all(|chunk| chunk.iter().all(|value| value == &chunk[0])), "key {key}: {row:?}");
+                        assert!(
+                            row.chunks(4).all(|chunk| chunk.iter().all(|value| value == &chunk[0])),
+                            "key {key}: {row:?}"
+                        );
                     }
                     chaos(&mut random);
                 }

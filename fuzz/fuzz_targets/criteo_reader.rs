@@ -3,9 +3,7 @@
 
 use std::io::Cursor;
 
-use dimslab::data::{
-    CRITEO_MISSING_KEY, Compression, CriteoReader, DataError, Input, Inputs, Row, RowSource,
-};
+use dimslab::data::{CRITEO_MISSING_KEY, Compression, CriteoReader, DataError, Input, Inputs, Row, RowSource};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -18,12 +16,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     // Lines of an archive are not those of its bytes.
-    let plain = [&first, &second]
-        .iter()
-        .all(|input| input.compression() == Compression::Plain);
+    let plain = [&first, &second].iter().all(|input| input.compression() == Compression::Plain);
     let allowed = u64::from(*allowed);
-    let mut reader =
-        CriteoReader::new(Inputs::from_inputs(vec![first, second])).skip_bad_lines(allowed);
+    let mut reader = CriteoReader::new(Inputs::from_inputs(vec![first, second])).skip_bad_lines(allowed);
 
     let lines = 2 + text.iter().filter(|&&byte| byte == b'\n').count() as u64;
     let (mut row, mut rows) = (Row::default(), 0);

@@ -10,10 +10,7 @@ fuzz_target!(|data: &[u8]| {
     let [allowed, cut, rest @ ..] = data else {
         return;
     };
-    let end = rest
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
     let spec = String::from_utf8_lossy(&rest[..end]);
     let text = rest.get(end + 1..).unwrap_or_default();
     let columns = match Columns::parse(&spec) {
@@ -24,17 +21,12 @@ fuzz_target!(|data: &[u8]| {
         }
     };
     // The second file, if any, begins with the first one's header, or it would hardly ever get past it.
-    let header_end = text
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .map_or(text.len(), |at| at + 1);
+    let header_end = text.iter().position(|&byte| byte == b'\n').map_or(text.len(), |at| at + 1);
     let (first, body) = text.split_at(header_end + usize::from(*cut).min(text.len() - header_end));
     let second = [&text[..header_end], body].concat();
     let mut inputs = Vec::new();
     // Lines of an archive are not those of its bytes.
-    let plain = [first, &second]
-        .iter()
-        .all(|bytes| Compression::of(bytes) == Compression::Plain);
+    let plain = [first, &second].iter().all(|bytes| Compression::of(bytes) == Compression::Plain);
     for (name, bytes) in [("first", first.to_vec()), ("second", second)] {
         inputs.extend(Input::from_reader(name, Cursor::new(bytes)));
     }
@@ -48,10 +40,7 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
-    let shape = (
-        reader.schema().dense.len(),
-        reader.schema().categorical.len(),
-    );
+    let shape = (reader.schema().dense.len(), reader.schema().categorical.len());
     let (mut row, mut rows) = (Row::default(), 0);
     loop {
         match reader.next_row(&mut row) {
@@ -65,10 +54,7 @@ fuzz_target!(|data: &[u8]| {
             Err(DataError::Malformed(bad)) => {
                 assert_eq!((bad.skipped, reader.skipped()), (allowed, allowed));
                 assert!(bad.line >= 1 && !(plain && bad.line > lines), "{bad}");
-                assert!(
-                    bad.column >= 1 && bad.to_string().len() < 1000 + spec.len() + text.len(),
-                    "{bad}"
-                );
+                assert!(bad.column >= 1 && bad.to_string().len() < 1000 + spec.len() + text.len(), "{bad}");
                 break;
             }
             Err(DataError::Truncated { .. } | DataError::Corrupt { .. }) => return,
@@ -81,9 +67,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert!(reader.skipped() <= allowed);
-    assert!(
-        reader
-            .time_range()
-            .is_none_or(|(least, greatest)| least <= greatest)
-    );
+    assert!(reader.time_range().is_none_or(|(least, greatest)| least <= greatest));
 });

@@ -61,11 +61,7 @@ fuzz_target!(|data: &[u8]| {
             let whole = pack(content);
             let cut = 4 + usize::from(*at) * (whole.len() - 5) / 255;
             let result = decode(&whole[..cut]);
-            assert!(
-                matches!(result, Err(DataError::Truncated { .. })),
-                "cut at {cut} of {}",
-                whole.len()
-            );
+            assert!(matches!(result, Err(DataError::Truncated { .. })), "cut at {cut} of {}", whole.len());
         }
         // One byte changed: noticed, or without effect on the content (as a time stamp in a header).
         _ => {

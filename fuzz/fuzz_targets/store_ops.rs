@@ -137,7 +137,8 @@ fn range(from: u16, count: u16) -> Vec<u64> {
 }
 
 fn build(case: &Case) -> Option<(Store, Vec<Known>)> {
-    let shapes = case.tables.each_ref().map(|shape| (DIMS[shape.dim as usize % 8], [4, 8, 16, 32][shape.chunk as usize % 4]));
+    let shapes =
+        case.tables.each_ref().map(|shape| (DIMS[shape.dim as usize % 8], [4, 8, 16, 32][shape.chunk as usize % 4]));
     let tables = || {
         let table = |(position, &(dim, chunk)): (usize, &(usize, usize))| {
             TableConfig::new(format!("t{position}"), dim).chunk(chunk).optimizer(Optimizer::Sgd { lr: 1.0 })
@@ -152,13 +153,14 @@ fn build(case: &Case) -> Option<(Store, Vec<Known>)> {
     };
     let policy = if case.no_policy { Policy::None } else { Policy::Fiited(fiited) };
     let config = |budget| StoreConfig::new(budget).policy(policy).seed(case.seed).deterministic(true);
-    let Err(ConfigError::BudgetTooSmall { needed, .. }) = Store::new(config(1), tables()) else { panic!("one byte will do") };
+    let Err(ConfigError::BudgetTooSmall { needed, .. }) = Store::new(config(1), tables()) else {
+        panic!("one byte will do")
+    };
     // Without a policy there has to be room: being full is then an error.
     let budget = if case.no_policy { 32 << 20 } else { needed + needed * u64::from(case.slack) / 64 };
     let store = Store::new(config(budget), tables()).ok()?;
-    let known = |(position, (dim, chunk))| {
-        Known { id: TableId::new(position), dim, chunk, rate: 1.0, rows: HashMap::new() }
-    };
+    let known =
+        |(position, (dim, chunk))| Known { id: TableId::new(position), dim, chunk, rate: 1.0, rows: HashMap::new() };
     Some((store, shapes.into_iter().enumerate().map(known).collect()))
 }
 

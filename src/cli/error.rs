@@ -36,13 +36,11 @@ impl CliError {
     pub(crate) fn writing(path: &Path, error: &io::Error) -> Self {
         use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound};
         use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-        let text = format!(
-            "cannot write {}: {error}; choose another place",
-            path.display()
-        );
+        let text = format!("cannot write {}: {error}; choose another place", path.display());
         match error.kind() {
-            NotFound | PermissionDenied | AlreadyExists | NotADirectory | IsADirectory
-            | ReadOnlyFilesystem => CliError::input(text),
+            NotFound | PermissionDenied | AlreadyExists | NotADirectory | IsADirectory | ReadOnlyFilesystem => {
+                CliError::input(text)
+            }
             _ => CliError::Internal(one_line(&text)),
         }
     }

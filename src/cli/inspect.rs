@@ -50,30 +50,11 @@ fn headline(report: &Report) -> String {
 }
 
 fn tables(report: &Report) -> String {
-    let mut table = print::table(&[
-        "table",
-        "rows",
-        "mean dims",
-        "admitted",
-        "grown",
-        "shrunk",
-        "evicted",
-        "refused",
-    ]);
+    let mut table = print::table(&["table", "rows", "mean dims", "admitted", "grown", "shrunk", "evicted", "refused"]);
     for t in &report.tables {
         let moves = &t.events;
-        let mut cells = vec![
-            t.name.clone(),
-            human_count(t.rows),
-            format!("{:.2} of {}", t.mean_dims, t.dim),
-        ];
-        let counts = [
-            moves.admitted,
-            moves.grown,
-            moves.shrunk,
-            moves.evicted,
-            moves.refused,
-        ];
+        let mut cells = vec![t.name.clone(), human_count(t.rows), format!("{:.2} of {}", t.mean_dims, t.dim)];
+        let counts = [moves.admitted, moves.grown, moves.shrunk, moves.evicted, moves.refused];
         cells.extend(counts.map(human_count));
         table.add_row(cells);
     }
@@ -81,15 +62,7 @@ fn tables(report: &Report) -> String {
 }
 
 fn curve(windows: &[Window]) -> String {
-    let mut table = print::table(&[
-        "rows seen",
-        "AUC",
-        "log-loss",
-        "AUC so far",
-        "held",
-        "live rows",
-        "samples/s",
-    ]);
+    let mut table = print::table(&["rows seen", "AUC", "log-loss", "AUC so far", "held", "live rows", "samples/s"]);
     let shown = windows.len().min(WINDOWS_SHOWN);
     for i in 1..=shown {
         let window = &windows[i * windows.len() / shown - 1];

@@ -10,9 +10,7 @@ use crate::report::{Report, human_bytes, human_count};
 /// Writes `text` and a line break to standard output.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")
-        .and_then(|()| out.flush())
-        .map_err(|error| CliError::printing(&error))
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| CliError::printing(&error))
 }
 
 /// An empty table of the command's style: the first column to the left, the others to the right.
@@ -63,41 +61,21 @@ const QUANTITIES: [Quantity; 14] = [
         cell: |r| human_bytes(r.bytes.peak),
         compare: |a, b| percent(a.bytes.peak, b.bytes.peak),
     },
-    Quantity {
-        name: "budget",
-        cell: |r| human_bytes(r.bytes.budget),
-        compare: NOTHING,
-    },
+    Quantity { name: "budget", cell: |r| human_bytes(r.bytes.budget), compare: NOTHING },
     Quantity {
         name: "live rows",
         cell: |r| human_count(r.rows_live),
         compare: |a, b| percent(a.rows_live, b.rows_live),
     },
-    Quantity {
-        name: "mean dimensions of a row",
-        cell: mean_dims,
-        compare: NOTHING,
-    },
-    Quantity {
-        name: "held-out AUC",
-        cell: |r| figure(r.auc),
-        compare: |a, b| difference(a.auc, b.auc),
-    },
-    Quantity {
-        name: "reachable held-out AUC",
-        cell: |r| figure(r.reachable_auc),
-        compare: NOTHING,
-    },
+    Quantity { name: "mean dimensions of a row", cell: mean_dims, compare: NOTHING },
+    Quantity { name: "held-out AUC", cell: |r| figure(r.auc), compare: |a, b| difference(a.auc, b.auc) },
+    Quantity { name: "reachable held-out AUC", cell: |r| figure(r.reachable_auc), compare: NOTHING },
     Quantity {
         name: "held-out log-loss",
         cell: |r| figure(r.logloss),
         compare: |a, b| difference(a.logloss, b.logloss),
     },
-    Quantity {
-        name: "held-out NE",
-        cell: |r| figure(r.ne),
-        compare: |a, b| difference(a.ne, b.ne),
-    },
+    Quantity { name: "held-out NE", cell: |r| figure(r.ne), compare: |a, b| difference(a.ne, b.ne) },
     Quantity {
         name: "progressive AUC",
         cell: |r| figure(r.progressive.auc),
@@ -113,11 +91,7 @@ const QUANTITIES: [Quantity; 14] = [
         cell: |r| figure(r.progressive.ne),
         compare: |a, b| difference(a.progressive.ne, b.progressive.ne),
     },
-    Quantity {
-        name: "training rows",
-        cell: |r| human_count(r.rows),
-        compare: NOTHING,
-    },
+    Quantity { name: "training rows", cell: |r| human_count(r.rows), compare: NOTHING },
     Quantity {
         name: "samples/s",
         cell: |r| human_count(r.samples_per_s.round() as u64),
@@ -128,10 +102,7 @@ const QUANTITIES: [Quantity; 14] = [
 /// The table of one run.
 pub(crate) fn run_table(title: &str, report: &Report) -> Table {
     let mut table = table(&["", title]);
-    for Quantity { name, cell, .. } in QUANTITIES
-        .iter()
-        .filter(|quantity| quantity.is_known(report))
-    {
+    for Quantity { name, cell, .. } in QUANTITIES.iter().filter(|quantity| quantity.is_known(report)) {
         table.add_row([(*name).to_owned(), cell(report)]);
     }
     table
@@ -140,18 +111,8 @@ pub(crate) fn run_table(title: &str, report: &Report) -> Table {
 /// The table of a full-size run against a budgeted one.
 pub(crate) fn comparison_table(full: &Report, budgeted: &Report) -> Table {
     let mut table = table(&["", "full-size", "budgeted", "budgeted to full-size"]);
-    for Quantity {
-        name,
-        cell,
-        compare,
-    } in &QUANTITIES
-    {
-        table.add_row([
-            (*name).to_owned(),
-            cell(full),
-            cell(budgeted),
-            compare(full, budgeted),
-        ]);
+    for Quantity { name, cell, compare } in &QUANTITIES {
+        table.add_row([(*name).to_owned(), cell(full), cell(budgeted), compare(full, budgeted)]);
     }
     table
 }
@@ -189,14 +150,8 @@ fn mean_dims(report: &Report) -> String {
     let (dims, rows) = report
         .dims_histogram
         .iter()
-        .fold((0.0, 0.0), |(d, r), (&dims, &rows)| {
-            (d + dims as f64 * rows as f64, r + rows as f64)
-        });
-    if rows > 0.0 {
-        format!("{:.2}", dims / rows)
-    } else {
-        UNKNOWN.to_owned()
-    }
+        .fold((0.0, 0.0), |(d, r), (&dims, &rows)| (d + dims as f64 * rows as f64, r + rows as f64));
+    if rows > 0.0 { format!("{:.2}", dims / rows) } else { UNKNOWN.to_owned() }
 }
 
 fn percent(full: u64, budgeted: u64) -> String {
@@ -214,9 +169,5 @@ fn difference(full: Option<f64>, budgeted: Option<f64>) -> String {
 }
 
 fn times(full: f64, budgeted: f64) -> String {
-    if full > 0.0 {
-        format!("{:.2}x", budgeted / full)
-    } else {
-        String::new()
-    }
+    if full > 0.0 { format!("{:.2}x", budgeted / full) } else { String::new() }
 }

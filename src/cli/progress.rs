@@ -48,10 +48,7 @@ impl Progress {
         let held = human_bytes(window.held);
         let budget = human_bytes(window.budget);
         self.bar.set_position(window.rows_seen);
-        self.bar.set_message(format!(
-            "{rate}/s  AUC {}  {held} of {budget}",
-            figure(window.progressive.auc)
-        ));
+        self.bar.set_message(format!("{rate}/s  AUC {}  {held} of {budget}", figure(window.progressive.auc)));
         if !self.verbose {
             return;
         }

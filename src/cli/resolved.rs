@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 use crate::FiitedConfig;
 use crate::cli::error::CliError;
 use crate::cli::settings::{Settings, defaults};
-use crate::cli::values::{DecayRate, 
-    ByteSize, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
+use crate::cli::values::{
+    ByteSize, DecayRate, DenseOptimizerName, FallbackName, Format, Layers, OptimizerName, PolicyName,
 };
 use crate::dlrm::run::RunConfig;
 
@@ -22,10 +22,7 @@ const WINDOW_MAX: u64 = 1 << 24;
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Resolved {
     /// Empty: the embedded stream.
-    #[serde(
-        skip_serializing_if = "Vec::is_empty",
-        serialize_with = "paths_as_text"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "paths_as_text")]
     pub(crate) data: Vec<PathBuf>,
     pub(crate) format: Format,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,10 +55,7 @@ pub(crate) struct Resolved {
     pub(crate) deterministic: bool,
     pub(crate) skip_bad_lines: u64,
     pub(crate) window: u64,
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "path_as_text"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "path_as_text")]
     pub(crate) out: Option<PathBuf>,
 }
 
@@ -116,8 +110,9 @@ impl Settings {
         let embedded = data.is_empty();
         let rows = self.rows.or(embedded.then_some(defaults::EMBEDDED_ROWS));
         let holdout = match rows {
-            Some(rows) if embedded => (rows / defaults::EMBEDDED_HOLDOUT_SHARE)
-                .min(defaults::EMBEDDED_HOLDOUT_MAX) as usize,
+            Some(rows) if embedded => {
+                (rows / defaults::EMBEDDED_HOLDOUT_SHARE).min(defaults::EMBEDDED_HOLDOUT_MAX) as usize
+            }
             _ => defaults::HOLDOUT,
         };
         let optimizer = self.optimizer.unwrap_or(defaults::OPTIMIZER);
@@ -161,24 +156,15 @@ impl Resolved {
             if value.is_finite() && value > 0.0 {
                 return Ok(());
             }
-            Err(CliError::input(format!(
-                "--{name} {value}: give a number above 0"
-            )))
+            Err(CliError::input(format!("--{name} {value}: give a number above 0")))
         };
         positive("lr", self.lr)?;
         positive("dense-lr", self.dense_lr)?;
         if !(self.init_bound.is_finite() && self.init_bound >= 0.0) {
-            return Err(CliError::input(format!(
-                "--init-bound {}: give 0 or a number above 0",
-                self.init_bound
-            )));
+            return Err(CliError::input(format!("--init-bound {}: give 0 or a number above 0", self.init_bound)));
         }
         for (name, layers) in [("bottom", &self.bottom), ("top", &self.top)] {
-            if let Some(size) = layers
-                .0
-                .iter()
-                .find(|&size| !(1..=LAYER_MAX).contains(size))
-            {
+            if let Some(size) = layers.0.iter().find(|&size| !(1..=LAYER_MAX).contains(size)) {
                 return Err(CliError::input(format!(
                     "--{name}: a layer of {size} is not possible, give 1 to {LAYER_MAX}"
                 )));
@@ -201,9 +187,7 @@ impl Resolved {
             }
         }
         if self.format == Format::Csv && !self.data.is_empty() && self.columns.is_none() {
-            return Err(CliError::input(
-                "--format csv needs --columns, such as --columns \"label=click,cat=*\"",
-            ));
+            return Err(CliError::input("--format csv needs --columns, such as --columns \"label=click,cat=*\""));
         }
         if self.format == Format::Criteo && self.columns.is_some() {
             return Err(CliError::input("--columns goes with --format csv alone"));
@@ -225,8 +209,7 @@ impl Resolved {
     /// The settings for a report: without those that name the machine's share of a run and not its outcome
     /// (`threads` has its own place there, `out` is where the report lies).
     pub(crate) fn to_json(&self) -> Result<serde_json::Value, CliError> {
-        let mut json =
-            serde_json::to_value(self).map_err(|error| CliError::Internal(error.to_string()))?;
+        let mut json = serde_json::to_value(self).map_err(|error| CliError::Internal(error.to_string()))?;
         if let Some(keys) = json.as_object_mut() {
             keys.remove("threads");
             keys.remove("out");
@@ -267,15 +250,9 @@ mod tests {
     #[test]
     fn flag_beats_file_beats_default() {
         let file = from_toml("dim = 8\nbatch = 64\nbudget = \"1MiB\"\npolicy = \"none\"");
-        let flags = Settings {
-            dim: Some(32),
-            ..Settings::default()
-        };
+        let flags = Settings { dim: Some(32), ..Settings::default() };
         let resolved = flags.over(file).resolve().unwrap();
-        assert_eq!(
-            (resolved.dim, resolved.batch, resolved.chunk),
-            (32, 64, defaults::CHUNK)
-        );
+        assert_eq!((resolved.dim, resolved.batch, resolved.chunk), (32, 64, defaults::CHUNK));
         assert_eq!(resolved.budget, Some(ByteSize(1 << 20)));
         assert_eq!(resolved.policy, Some(PolicyName::None));
     }
@@ -341,11 +318,7 @@ mod tests {
             let name = argument.get_long().unwrap();
             let value = match &values[name] {
                 toml::Value::String(text) => text.clone(),
-                toml::Value::Array(sizes) => sizes
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(","),
+                toml::Value::Array(sizes) => sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
                 other => other.to_string(),
             };
             match name {

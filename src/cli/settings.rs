@@ -156,21 +156,12 @@ pub(crate) struct Settings {
 
 /// Reads a configuration file: TOML with the keys of [`Settings`].
 pub(crate) fn read_config(path: &Path) -> Result<Settings, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        CliError::input(format!(
-            "cannot read configuration {}: {error}",
-            path.display()
-        ))
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::input(format!("cannot read configuration {}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error
-            .span()
-            .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         let what = error.message();
-        CliError::input(format!(
-            "configuration {}, line {line}: {what}",
-            path.display()
-        ))
+        CliError::input(format!("configuration {}, line {line}: {what}", path.display()))
     })
 }
 

@@ -18,13 +18,9 @@ pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, CliError> {
         }
         if io::stderr().is_terminal() {
             // Without a place to tell it the run still ends.
-            let _ = writeln!(
-                io::stderr(),
-                "\nending after this batch; Ctrl-C again ends at once"
-            );
+            let _ = writeln!(io::stderr(), "\nending after this batch; Ctrl-C again ends at once");
         }
     };
-    ctrlc::set_handler(handler)
-        .map_err(|error| CliError::Internal(format!("cannot listen for Ctrl-C: {error}")))?;
+    ctrlc::set_handler(handler).map_err(|error| CliError::Internal(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(stop)
 }

@@ -12,8 +12,7 @@ use crate::cli::settings::defaults;
 use crate::cli::values::Format;
 use crate::cli::{Ended, GenerateArgs};
 use crate::data::{
-    Columns, CriteoReader, CsvReader, DataError, Generator, GeneratorConfig, Loader, Row,
-    RowSource, Schema,
+    Columns, CriteoReader, CsvReader, DataError, Generator, GeneratorConfig, Loader, Row, RowSource, Schema,
 };
 
 /// The rows that `settings` name, on their reader thread.
@@ -112,15 +111,8 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<Ended, CliError> {
 }
 
 /// Writes the stream to `file`, compressed as the name asks.
-fn write_file(
-    generator: &mut Generator,
-    args: &GenerateArgs,
-    file: BufWriter<File>,
-) -> io::Result<()> {
-    let extension = args
-        .out
-        .extension()
-        .and_then(|extension| extension.to_str());
+fn write_file(generator: &mut Generator, args: &GenerateArgs, file: BufWriter<File>) -> io::Result<()> {
+    let extension = args.out.extension().and_then(|extension| extension.to_str());
     let mut file = match extension {
         Some("gz") => {
             let mut out = GzEncoder::new(file, flate2::Compression::default());

@@ -13,8 +13,7 @@ use crate::data::Schema;
 use crate::dlrm::run::{RunConfig, RunFailure, Window, run};
 use crate::dlrm::{DenseOptimizer, Dlrm, DlrmConfig};
 use crate::report::{
-    FULL_SIZE, OutError, ProcessMemory, Report, ReportContext, RunDir, process_memory,
-    reset_process_peak,
+    FULL_SIZE, OutError, ProcessMemory, Report, ReportContext, RunDir, process_memory, reset_process_peak,
 };
 use crate::sync::AtomicBool;
 use crate::{Fallback, Init, Optimizer, Policy, Store, StoreConfig, TableConfig};
@@ -34,10 +33,7 @@ const HASHED_SHARE: u64 = 32;
 
 /// Runs the command.
 pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
-    let file = args
-        .config
-        .as_deref()
-        .map_or_else(|| Ok(Settings::default()), read_config)?;
+    let file = args.config.as_deref().map_or_else(|| Ok(Settings::default()), read_config)?;
     let settings = args.settings.over(file);
     let comparison = settings.is_comparison();
     let settings = settings.resolve()?;
@@ -45,15 +41,8 @@ pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
         print::line(settings.to_toml()?.trim_end())?;
         return Ok(Ended::Whole);
     }
-    let session = Session {
-        stop: signal::stop_flag()?,
-        verbose: args.verbose,
-    };
-    if comparison {
-        session.compare(&settings)
-    } else {
-        session.single(&settings)
-    }
+    let session = Session { stop: signal::stop_flag()?, verbose: args.verbose };
+    if comparison { session.compare(&settings) } else { session.single(&settings) }
 }
 
 /// What all runs of one command share.
@@ -93,12 +82,7 @@ impl Session {
             ..settings.clone()
         };
         // Before minutes are spent: is the place of the second run's files free?
-        settings
-            .out
-            .as_deref()
-            .map(RunDir::open)
-            .transpose()
-            .map_err(CliError::input)?;
+        settings.out.as_deref().map(RunDir::open).transpose().map_err(CliError::input)?;
         let full_out: Option<PathBuf> = settings.out.as_ref().map(|out| out.join(FULL_SIZE));
         let full_settings = of(PolicyName::None, FULL_SIZE_BUDGET);
         let full = self.run(&full_settings, full_out.as_deref(), "full-size")?;
@@ -145,12 +129,7 @@ impl Session {
     }
 
     /// Trains once with the policy and the budget of `settings` and writes the run's files to `out`.
-    fn run(
-        &self,
-        settings: &Resolved,
-        out: Option<&Path>,
-        label: &str,
-    ) -> Result<Finished, CliError> {
+    fn run(&self, settings: &Resolved, out: Option<&Path>, label: &str) -> Result<Finished, CliError> {
         let mut dir = out.map(RunDir::open).transpose().map_err(CliError::input)?;
         let mut loader = source::loader(settings)?;
         let mut model = model(settings, loader.schema())?;
@@ -173,17 +152,8 @@ impl Session {
                 broken.get_or_insert(error);
             }
         };
-        let config = RunConfig {
-            window_rows: settings.window,
-        };
-        let ended = run(
-            &mut model,
-            &store,
-            &mut loader,
-            &config,
-            &self.stop,
-            &mut on_window,
-        );
+        let config = RunConfig { window_rows: settings.window };
+        let ended = run(&mut model, &store, &mut loader, &config, &self.stop, &mut on_window);
         progress.finish();
         let (run, error) = match ended {
             Ok(run) => (run, None),
@@ -193,10 +163,7 @@ impl Session {
         let report = Report::new(&run, &context, error.as_ref().map(ToString::to_string));
         let written = dir.as_mut().map_or(Ok(()), |dir| dir.finish(&report));
         let broken = broken.map_or(written, Err).err().map(out_error);
-        Ok(Finished {
-            report,
-            error: error.or(broken),
-        })
+        Ok(Finished { report, error: error.or(broken) })
     }
 }
 
@@ -233,42 +200,19 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let initial_accumulator = ADAGRAD_INITIAL_ACCUMULATOR;
     let optimizer = match settings.optimizer {
         OptimizerName::Sgd => Optimizer::Sgd { lr },
-        OptimizerName::Adagrad => Optimizer::Adagrad {
-            lr,
-            eps,
-            initial_accumulator,
-        },
-        OptimizerName::RowwiseAdagrad => Optimizer::RowwiseAdagrad {
-            lr,
-            eps,
-            initial_accumulator,
-        },
-        OptimizerName::Adam => Optimizer::Adam {
-            lr,
-            beta1: ADAM_BETA1,
-            beta2: ADAM_BETA2,
-            eps: ADAM_EPS,
-        },
+        OptimizerName::Adagrad => Optimizer::Adagrad { lr, eps, initial_accumulator },
+        OptimizerName::RowwiseAdagrad => Optimizer::RowwiseAdagrad { lr, eps, initial_accumulator },
+        OptimizerName::Adam => Optimizer::Adam { lr, beta1: ADAM_BETA1, beta2: ADAM_BETA2, eps: ADAM_EPS },
     };
     let fallback = match settings.fallback {
         FallbackName::Zero => Fallback::Zero,
         FallbackName::DefaultVector => Fallback::DefaultVector,
-        FallbackName::HashedRow => Fallback::HashedRow {
-            rows: hashed_rows(settings, schema.categorical.len()),
-        },
+        FallbackName::HashedRow => Fallback::HashedRow { rows: hashed_rows(settings, schema.categorical.len()) },
     };
     let bound = settings.init_bound as f32;
-    let init = if bound > 0.0 {
-        Init::Uniform { bound }
-    } else {
-        Init::Zero
-    };
+    let init = if bound > 0.0 { Init::Uniform { bound } } else { Init::Zero };
     let tables = schema.categorical.iter().map(|name| {
-        TableConfig::new(name, settings.dim)
-            .chunk(settings.chunk)
-            .optimizer(optimizer)
-            .init(init)
-            .fallback(fallback)
+        TableConfig::new(name, settings.dim).chunk(settings.chunk).optimizer(optimizer).init(init).fallback(fallback)
     });
     let policy = match settings.policy.unwrap_or(defaults::POLICY) {
         PolicyName::Fiited => Policy::Fiited(settings.fiited.into()),
@@ -285,11 +229,9 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
     let lr = settings.dense_lr as f32;
     let dense_optimizer = match settings.dense_optimizer {
         DenseOptimizerName::Sgd => DenseOptimizer::Sgd { lr },
-        DenseOptimizerName::Adagrad => DenseOptimizer::Adagrad {
-            lr,
-            eps: ADAGRAD_EPS,
-            initial_accumulator: ADAGRAD_INITIAL_ACCUMULATOR,
-        },
+        DenseOptimizerName::Adagrad => {
+            DenseOptimizer::Adagrad { lr, eps: ADAGRAD_EPS, initial_accumulator: ADAGRAD_INITIAL_ACCUMULATOR }
+        }
     };
     let config = DlrmConfig {
         n_dense: schema.dense.len(),

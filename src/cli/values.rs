@@ -33,16 +33,12 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no byte size: write 64MiB, 1GiB, 500kB or 123456");
         let text = text.trim();
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = (&text[..digits], text[digits..].trim());
         let scale = if unit.is_empty() {
             1
         } else {
-            let known = UNITS
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(unit));
+            let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
             known.ok_or_else(wrong)?.1
         };
         let bytes = match number.parse::<u64>() {
@@ -89,7 +85,8 @@ impl FromStr for DecayRate {
             Some(number) => (number, Decay::PerCapacity),
             None => (text.trim(), Decay::PerStep),
         };
-        let wrong = |_| format!("`{text}` is no decay: write a factor per step such as 0.999, or accesses per row such as 5x");
+        let wrong =
+            |_| format!("`{text}` is no decay: write a factor per step such as 0.999, or accesses per row such as 5x");
         number.parse().map(|number| DecayRate(kind(number))).map_err(wrong)
     }
 }
@@ -127,10 +124,7 @@ impl<'de> Deserialize<'de> for DecayRate {
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(
-            untagged,
-            expecting = "expected a byte size such as \"64MiB\" or 123456"
-        )]
+        #[serde(untagged, expecting = "expected a byte size such as \"64MiB\" or 123456")]
         enum Form {
             Number(u64),
             Text(String),
@@ -156,14 +150,9 @@ impl FromStr for Layers {
         }
         let size = |part: &str| match part.trim().parse::<usize>() {
             Ok(size) if size > 0 => Ok(size),
-            _ => Err(format!(
-                "`{text}` is no list of layer sizes: write 64,32 or none"
-            )),
+            _ => Err(format!("`{text}` is no list of layer sizes: write 64,32 or none")),
         };
-        text.split(',')
-            .map(size)
-            .collect::<Result<_, _>>()
-            .map(Layers)
+        text.split(',').map(size).collect::<Result<_, _>>().map(Layers)
     }
 }
 
@@ -243,16 +232,7 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in [
-            "",
-            "MiB",
-            "64 MiBs",
-            "-1",
-            "1e3",
-            "99999999999GiB",
-            "1.2.3",
-            "nan",
-        ] {
+        for text in ["", "MiB", "64 MiBs", "-1", "1e3", "99999999999GiB", "1.2.3", "nan"] {
             let error = text.parse::<ByteSize>().unwrap_err();
             assert!(error.contains("64MiB"), "{text}: {error}");
         }
@@ -260,17 +240,7 @@ mod tests {
 
     #[test]
     fn a_printed_byte_size_reads_back_the_same() {
-        for bytes in [
-            0,
-            1,
-            1023,
-            1024,
-            500_000,
-            64 << 20,
-            (1 << 30) + 1,
-            3 << 30,
-            u64::MAX,
-        ] {
+        for bytes in [0, 1, 1023, 1024, 500_000, 64 << 20, (1 << 30) + 1, 3 << 30, u64::MAX] {
             assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
         }
         assert_eq!(ByteSize(64 << 20).to_string(), "64MiB");

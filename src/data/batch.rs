@@ -155,9 +155,7 @@ impl BatchBuilder {
         let (rows, stride) = (self.batch.rows, self.stride);
         if rows < stride {
             for t in 1..self.batch.n_features {
-                self.batch
-                    .keys
-                    .copy_within(t * stride..t * stride + rows, t * rows);
+                self.batch.keys.copy_within(t * stride..t * stride + rows, t * rows);
             }
             self.batch.keys.truncate(rows * self.batch.n_features);
         }
@@ -173,11 +171,7 @@ mod tests {
         let mut builder = BatchBuilder::new(Batch::default(), stride, 2, 3);
         for r in 0..rows {
             let base = r as u64 * 10;
-            builder.push(
-                (r % 2) as f32,
-                &[r as f32, -1.0],
-                &[base, base + 1, base + 2],
-            );
+            builder.push((r % 2) as f32, &[r as f32, -1.0], &[base, base + 1, base + 2]);
         }
         assert_eq!(builder.is_full(), rows == stride);
         builder.finish()
@@ -188,10 +182,7 @@ mod tests {
         for (rows, stride) in [(4, 4), (3, 4), (1, 7), (0, 2)] {
             let batch = built(rows, stride);
             assert_eq!((batch.len(), batch.is_empty()), (rows, rows == 0));
-            assert_eq!(
-                (batch.labels.len(), batch.dense.len(), batch.keys.len()),
-                (rows, rows * 2, rows * 3)
-            );
+            assert_eq!((batch.labels.len(), batch.dense.len(), batch.keys.len()), (rows, rows * 2, rows * 3));
             for t in 0..3 {
                 let want: Vec<u64> = (0..rows as u64).map(|r| r * 10 + t as u64).collect();
                 assert_eq!(batch.feature_keys(t), want);
@@ -209,10 +200,7 @@ mod tests {
         builder.push(1.0, &[0.5], &[7]);
         let batch = builder.finish();
         assert_eq!((batch.rows, batch.n_dense, batch.n_features), (1, 1, 1));
-        assert_eq!(
-            (batch.labels, batch.dense, batch.keys),
-            (vec![1.0], vec![0.5], vec![7])
-        );
+        assert_eq!((batch.labels, batch.dense, batch.keys), (vec![1.0], vec![0.5], vec![7]));
     }
 
     #[test]

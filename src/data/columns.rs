@@ -141,10 +141,7 @@ fn existing(columns: &[String]) -> String {
     if columns.is_empty() {
         return String::new();
     }
-    let mut text = format!(
-        "; the columns are {}",
-        columns[..columns.len().min(SHOWN)].join(", ")
-    );
+    let mut text = format!("; the columns are {}", columns[..columns.len().min(SHOWN)].join(", "));
     if columns.len() > SHOWN {
         text.push_str(&format!(" and {} more", columns.len() - SHOWN));
     }
@@ -178,19 +175,11 @@ impl Columns {
     /// Syntax, an unknown role, a column with two roles, no label.
     pub fn parse(spec: &str) -> Result<Columns, ColumnsError> {
         let mut mentions = Vec::new();
-        for part in spec
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-        {
-            let syntax = || ColumnsError::Syntax {
-                part: part.to_owned(),
-            };
+        for part in spec.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let syntax = || ColumnsError::Syntax { part: part.to_owned() };
             let (role, columns) = part.split_once('=').ok_or_else(syntax)?;
             let Some(role) = Role::parse(role.trim()) else {
-                return Err(ColumnsError::UnknownRole {
-                    role: role.trim().to_owned(),
-                });
+                return Err(ColumnsError::UnknownRole { role: role.trim().to_owned() });
             };
             for column in columns.split('|').map(str::trim) {
                 if column.is_empty() || column.contains('=') {
@@ -208,40 +197,21 @@ impl Columns {
         for (column, role) in mentions {
             let single = matches!(role, Role::Label | Role::Time);
             if single && (column == "*" || named.iter().any(|&(_, r)| r == role)) {
-                return Err(ColumnsError::NotOneColumn {
-                    role: role.name(),
-                    found: column,
-                });
+                return Err(ColumnsError::NotOneColumn { role: role.name(), found: column });
             }
             let earlier = match column.as_str() {
                 "*" => rest,
-                _ => named
-                    .iter()
-                    .find(|(name, _)| *name == column)
-                    .map(|&(_, role)| role),
+                _ => named.iter().find(|(name, _)| *name == column).map(|&(_, role)| role),
             };
             if let Some(first) = earlier {
-                return Err(ColumnsError::TwoRoles {
-                    column,
-                    first: first.name(),
-                    second: role.name(),
-                });
+                return Err(ColumnsError::TwoRoles { column, first: first.name(), second: role.name() });
             }
-            if column == "*" {
-                rest = Some(role)
-            } else {
-                named.push((column, role))
-            }
+            if column == "*" { rest = Some(role) } else { named.push((column, role)) }
         }
         if !named.iter().any(|&(_, role)| role == Role::Label) {
-            return Err(ColumnsError::NoLabel {
-                columns: Vec::new(),
-            });
+            return Err(ColumnsError::NoLabel { columns: Vec::new() });
         }
-        Ok(Columns {
-            named,
-            rest: rest.unwrap_or(Role::Ignore),
-        })
+        Ok(Columns { named, rest: rest.unwrap_or(Role::Ignore) })
     }
 
     /// Finds the columns in a file's header.
@@ -253,12 +223,7 @@ impl Columns {
         for (i, name) in header.iter().enumerate() {
             if let Some(first) = seen.insert(name.as_str(), i + 1) {
                 let (path, column) = (path.to_path_buf(), name.clone());
-                return Err(ColumnsError::Duplicate {
-                    path,
-                    column,
-                    first,
-                    second: i + 1,
-                });
+                return Err(ColumnsError::Duplicate { path, column, first, second: i + 1 });
             }
         }
         let mut roles = vec![self.rest; header.len()];
@@ -267,24 +232,14 @@ impl Columns {
                 Some(&number) => roles[number - 1] = *role,
                 None => {
                     let (path, column) = (path.to_path_buf(), column.clone());
-                    return Err(ColumnsError::Missing {
-                        path,
-                        column,
-                        columns: header.to_vec(),
-                    });
+                    return Err(ColumnsError::Missing { path, column, columns: header.to_vec() });
                 }
             }
         }
-        let layout = Layout {
-            header: header.to_vec(),
-            roles,
-        };
+        let layout = Layout { header: header.to_vec(), roles };
         let schema = layout.schema();
         if schema.dense.is_empty() && schema.categorical.is_empty() {
-            return Err(ColumnsError::NoFeatures {
-                path: path.to_path_buf(),
-                columns: header.to_vec(),
-            });
+            return Err(ColumnsError::NoFeatures { path: path.to_path_buf(), columns: header.to_vec() });
         }
         Ok(layout)
     }
@@ -312,15 +267,9 @@ impl Layout {
     pub fn schema(&self) -> Schema {
         let with = |role| {
             let columns = self.header.iter().zip(&self.roles);
-            columns
-                .filter(|&(_, &r)| r == role)
-                .map(|(name, _)| name.clone())
-                .collect()
+            columns.filter(|&(_, &r)| r == role).map(|(name, _)| name.clone()).collect()
         };
-        Schema {
-            dense: with(Role::Dense),
-            categorical: with(Role::Categorical),
-        }
+        Schema { dense: with(Role::Dense), categorical: with(Role::Categorical) }
     }
 }
 
@@ -356,8 +305,7 @@ mod roles_file {
                 message: error.to_string().trim_end().to_owned(),
             })?;
             let one = |column: Option<String>, role| column.map(|column| (column, role));
-            let many =
-                |columns: Vec<String>, role| columns.into_iter().map(move |column| (column, role));
+            let many = |columns: Vec<String>, role| columns.into_iter().map(move |column| (column, role));
             let mentions = one(file.label, Role::Label)
                 .into_iter()
                 .chain(one(file.time, Role::Time))
@@ -378,10 +326,7 @@ mod roles_file {
             }
             match std::fs::read_to_string(path) {
                 Ok(text) => Columns::from_toml(path, &text),
-                Err(source) => Err(ColumnsError::Read {
-                    path: path.to_path_buf(),
-                    source,
-                }),
+                Err(source) => Err(ColumnsError::Read { path: path.to_path_buf(), source }),
             }
         }
     }
@@ -392,9 +337,7 @@ mod tests {
     use super::*;
 
     fn header() -> Vec<String> {
-        ["label", "timestamp_ms", "user", "price", "id"]
-            .map(String::from)
-            .to_vec()
+        ["label", "timestamp_ms", "user", "price", "id"].map(String::from).to_vec()
     }
 
     fn resolve(spec: &str) -> Result<Layout, ColumnsError> {
@@ -407,61 +350,32 @@ mod tests {
         for (spec, roles) in [
             ("label=label,time=timestamp_ms,cat=*", [L, T, C, C, C]),
             ("cat=*,label=label", [L, C, C, C, C]),
-            (
-                "label=label, time=timestamp_ms, dense=price, cat=*, ignore=id|user",
-                [L, T, I, D, I],
-            ),
+            ("label=label, time=timestamp_ms, dense=price, cat=*, ignore=id|user", [L, T, I, D, I]),
             ("label=label,cat=user", [L, I, C, I, I]),
             ("label=label,categorical=user|id,dense=*", [L, D, C, D, C]),
             ("label=label,dense=price,ignore=*", [L, I, I, D, I]),
         ] {
             assert_eq!(resolve(spec).unwrap().roles(), roles, "{spec}");
         }
-        let schema = resolve("label=label,cat=id|user,dense=price")
-            .unwrap()
-            .schema();
+        let schema = resolve("label=label,cat=id|user,dense=price").unwrap().schema();
         assert_eq!(
             (schema.dense, schema.categorical),
-            (
-                vec!["price".to_owned()],
-                vec!["user".to_owned(), "id".to_owned()]
-            )
+            (vec!["price".to_owned()], vec!["user".to_owned(), "id".to_owned()])
         );
     }
 
     #[test]
     fn mistakes_are_typed() {
         let error = |spec: &str| resolve(spec).unwrap_err();
-        assert!(matches!(
-            error("label=label,cat"),
-            ColumnsError::Syntax { .. }
-        ));
-        assert!(matches!(
-            error("label=label,cat=a||b"),
-            ColumnsError::Syntax { .. }
-        ));
-        assert!(matches!(
-            error("label=label,sparse=*"),
-            ColumnsError::UnknownRole { .. }
-        ));
-        assert!(matches!(
-            error("label=*"),
-            ColumnsError::NotOneColumn { .. }
-        ));
-        assert!(matches!(
-            error("label=label|id"),
-            ColumnsError::NotOneColumn { .. }
-        ));
+        assert!(matches!(error("label=label,cat"), ColumnsError::Syntax { .. }));
+        assert!(matches!(error("label=label,cat=a||b"), ColumnsError::Syntax { .. }));
+        assert!(matches!(error("label=label,sparse=*"), ColumnsError::UnknownRole { .. }));
+        assert!(matches!(error("label=*"), ColumnsError::NotOneColumn { .. }));
+        assert!(matches!(error("label=label|id"), ColumnsError::NotOneColumn { .. }));
         assert!(matches!(error("cat=*"), ColumnsError::NoLabel { .. }));
         assert!(matches!(error(""), ColumnsError::NoLabel { .. }));
-        assert!(matches!(
-            error("label=label,cat=*,dense=*"),
-            ColumnsError::TwoRoles { .. }
-        ));
-        assert!(matches!(
-            error("label=label,ignore=*"),
-            ColumnsError::NoFeatures { .. }
-        ));
+        assert!(matches!(error("label=label,cat=*,dense=*"), ColumnsError::TwoRoles { .. }));
+        assert!(matches!(error("label=label,ignore=*"), ColumnsError::NoFeatures { .. }));
         let text = error("label=label,cat=*,dense=label").to_string();
         assert!(text.contains("`label`") && text.contains("dense"), "{text}");
     }
@@ -469,26 +383,10 @@ mod tests {
     #[test]
     fn a_missing_column_lists_those_that_exist() {
         let text = resolve("label=click,cat=*").unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "log.csv: there is no column `click`; the columns are label, timestamp_ms, user, price, id"
-        );
+        assert_eq!(text, "log.csv: there is no column `click`; the columns are label, timestamp_ms, user, price, id");
         let twice = ["label", "a", "a"].map(String::from);
-        let error = Columns::parse("label=label,cat=*")
-            .unwrap()
-            .resolve(Path::new("x"), &twice)
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ColumnsError::Duplicate {
-                    first: 2,
-                    second: 3,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = Columns::parse("label=label,cat=*").unwrap().resolve(Path::new("x"), &twice).unwrap_err();
+        assert!(matches!(error, ColumnsError::Duplicate { first: 2, second: 3, .. }), "{error}");
     }
 
     #[cfg(feature = "cli")]
@@ -497,36 +395,18 @@ mod tests {
         let path = Path::new("roles.toml");
         let text = "label = \"label\"\ntime = \"timestamp_ms\"\ndense = [\"price\"]\ncategorical = [\"*\"]\nignore = [\"id\"]\n";
         let spec = "label=label,time=timestamp_ms,dense=price,cat=*,ignore=id";
-        assert_eq!(
-            Columns::from_toml(path, text).unwrap(),
-            Columns::parse(spec).unwrap()
-        );
+        assert_eq!(Columns::from_toml(path, text).unwrap(), Columns::parse(spec).unwrap());
         let error = |text: &str| Columns::from_toml(path, text).unwrap_err();
-        assert!(matches!(
-            error("categorical = [\"*\"]"),
-            ColumnsError::NoLabel { .. }
-        ));
-        assert!(matches!(
-            error("label = \"a\"\nlabels = 3"),
-            ColumnsError::Toml { .. }
-        ));
+        assert!(matches!(error("categorical = [\"*\"]"), ColumnsError::NoLabel { .. }));
+        assert!(matches!(error("label = \"a\"\nlabels = 3"), ColumnsError::Toml { .. }));
         assert!(matches!(error("label = "), ColumnsError::Toml { .. }));
-        assert!(matches!(
-            error("label = \"a\"\ndense = [\"a\"]"),
-            ColumnsError::TwoRoles { .. }
-        ));
+        assert!(matches!(error("label = \"a\"\ndense = [\"a\"]"), ColumnsError::TwoRoles { .. }));
 
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("roles.toml");
         std::fs::write(&file, text).unwrap();
-        assert_eq!(
-            Columns::from_argument(file.to_str().unwrap()).unwrap(),
-            Columns::parse(spec).unwrap()
-        );
-        assert_eq!(
-            Columns::from_argument(spec).unwrap(),
-            Columns::parse(spec).unwrap()
-        );
+        assert_eq!(Columns::from_argument(file.to_str().unwrap()).unwrap(), Columns::parse(spec).unwrap());
+        assert_eq!(Columns::from_argument(spec).unwrap(), Columns::parse(spec).unwrap());
         let missing = Columns::from_argument("no/such/file.toml").unwrap_err();
         assert!(matches!(missing, ColumnsError::Read { .. }));
     }

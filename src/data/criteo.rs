@@ -49,13 +49,7 @@ impl CriteoReader {
 
     /// Reads from inputs that are already there.
     pub fn new(inputs: Inputs) -> CriteoReader {
-        CriteoReader {
-            schema: schema(),
-            inputs,
-            current: None,
-            line: Vec::new(),
-            tolerance: Tolerance::default(),
-        }
+        CriteoReader { schema: schema(), inputs, current: None, line: Vec::new(), tolerance: Tolerance::default() }
     }
 
     /// Skips and counts up to `lines` malformed lines; the one after that is the error. Defaults to 0.
@@ -133,10 +127,7 @@ fn too_long(line: &[u8]) -> FieldFault {
     let tabs = line.iter().filter(|&&byte| byte == b'\t').count();
     FieldFault {
         field: tabs.min(FIELDS),
-        found: format!(
-            "a line of more than {LINE_LIMIT} bytes, beginning with {}",
-            quote(&line[..line.len().min(64)])
-        ),
+        found: format!("a line of more than {LINE_LIMIT} bytes, beginning with {}", quote(&line[..line.len().min(64)])),
         expected: Cow::Owned(format!("{FIELDS} fields separated by tabs")),
     }
 }
@@ -145,11 +136,7 @@ fn too_long(line: &[u8]) -> FieldFault {
 fn parse_line(line: &[u8], row: &mut Row) -> Result<(), FieldFault> {
     row.dense.clear();
     row.keys.clear();
-    let mut fields = Fields {
-        line,
-        at: 0,
-        done: false,
-    };
+    let mut fields = Fields { line, at: 0, done: false };
 
     let label = fields.next_or_count(0)?;
     row.label = parse_label(label).ok_or_else(|| FieldFault::bytes(0, label, LABEL_EXPECTED))?;
@@ -173,17 +160,9 @@ fn parse_line(line: &[u8], row: &mut Row) -> Result<(), FieldFault> {
             let field = fields.next_or_count(i)?;
             return Err(FieldFault::bytes(i, field, HEX_EXPECTED));
         }
-        row.keys.push(if end == start {
-            CRITEO_MISSING_KEY
-        } else {
-            key
-        });
+        row.keys.push(if end == start { CRITEO_MISSING_KEY } else { key });
     }
-    if fields.done {
-        Ok(())
-    } else {
-        Err(fields.miscount())
-    }
+    if fields.done { Ok(()) } else { Err(fields.miscount()) }
 }
 
 /// The cursor over a line's fields. `done` once the last field of the line has been taken.
@@ -196,11 +175,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Where the next field starts; a fault if the line has no further field.
     fn start(&self) -> Result<usize, FieldFault> {
-        if self.done {
-            Err(self.miscount())
-        } else {
-            Ok(self.at)
-        }
+        if self.done { Err(self.miscount()) } else { Ok(self.at) }
     }
 
     /// Takes the field that began at `self.at`, if `end` is where a field ends: at a tab or at the line's end.
@@ -223,10 +198,7 @@ impl<'a> Fields<'a> {
     fn next_or_count(&mut self, i: usize) -> Result<&'a [u8], FieldFault> {
         let start = self.start()?;
         let rest = &self.line[start..];
-        let len = rest
-            .iter()
-            .position(|&byte| byte == b'\t')
-            .unwrap_or(rest.len());
+        let len = rest.iter().position(|&byte| byte == b'\t').unwrap_or(rest.len());
         if i > 0 && self.count() != FIELDS {
             return Err(self.miscount());
         }
@@ -356,30 +328,16 @@ mod tests {
 
     #[test]
     fn values_and_keys() {
-        let text = format!(
-            "{}\n{}\n{}\n{}\n",
-            line(1, ""),
-            line(2, "-3"),
-            line(14, ""),
-            line(39, "fFfFfFfF")
-        );
+        let text = format!("{}\n{}\n{}\n{}\n", line(1, ""), line(2, "-3"), line(14, ""), line(39, "fFfFfFfF"));
         let rows = rows(reader(text)).unwrap();
         assert_eq!(rows.len(), 4);
-        assert_eq!(
-            (rows[0].dense.len(), rows[0].keys.len(), rows[0].label),
-            (13, 26, 1.0)
-        );
+        assert_eq!((rows[0].dense.len(), rows[0].keys.len(), rows[0].label), (13, 26, 1.0));
         assert_eq!((rows[0].dense[0], rows[0].dense[1]), (0.0, 7f32.ln_1p()));
         assert_eq!(rows[1].dense[1], 0.0);
         assert_eq!(rows[2].keys[..2], [CRITEO_MISSING_KEY, 1000]);
         assert_eq!(rows[3].keys[25], 0xffff_ffff);
-        for (x, want) in [
-            (-5, 0.0),
-            (0, 0.0),
-            (4095, 4096f64.ln()),
-            (4096, 4097f64.ln()),
-            (1 << 50, 50f64 * 2f64.ln()),
-        ] {
+        for (x, want) in [(-5, 0.0), (0, 0.0), (4095, 4096f64.ln()), (4096, 4097f64.ln()), (1 << 50, 50f64 * 2f64.ln())]
+        {
             assert!((f64::from(dense_value(x)) - want).abs() < 1e-5, "{x}");
         }
     }
@@ -391,21 +349,14 @@ mod tests {
         assert_eq!(rows(reader(format!("{a}\r\n{b}\r\n"))).unwrap(), want);
         assert_eq!(rows(reader(format!("{a}\n{b}"))).unwrap(), want);
         // An empty last category, with and without a line end.
-        assert_eq!(
-            rows(reader(line(39, ""))).unwrap()[0].keys[25],
-            CRITEO_MISSING_KEY
-        );
+        assert_eq!(rows(reader(line(39, ""))).unwrap()[0].keys[25], CRITEO_MISSING_KEY);
         assert!(rows(reader("")).unwrap().is_empty());
     }
 
     #[test]
     fn files_are_one_stream_and_lines_do_not_run_across() {
         let input = |text: String| Input::from_reader("x", Cursor::new(text.into_bytes())).unwrap();
-        let inputs = vec![
-            input(line(1, "5")),
-            input(String::new()),
-            input(format!("{}\n", line(1, "6"))),
-        ];
+        let inputs = vec![input(line(1, "5")), input(String::new()), input(format!("{}\n", line(1, "6")))];
         let rows = rows(CriteoReader::new(Inputs::from_inputs(inputs))).unwrap();
         let first: Vec<f32> = rows.iter().map(|row| row.dense[0]).collect();
         assert_eq!(first, [dense_value(5), dense_value(6)]);
@@ -432,10 +383,7 @@ mod tests {
             let bad = bad(format!("{good}\n{good}\n{}\n{good}\n", line(field, text)));
             assert_eq!((bad.line, bad.column), (3, field + 1), "{text:?}");
             assert_eq!(bad.path, Path::new("log.tsv"));
-            assert_eq!(
-                (bad.name, bad.found),
-                (column_name(field), quote(text.as_bytes()))
-            );
+            assert_eq!((bad.name, bad.found), (column_name(field), quote(text.as_bytes())));
             assert_eq!(bad.expected, expected);
         }
     }
@@ -446,18 +394,10 @@ mod tests {
         for (text, column, found) in [
             (String::new(), 1, "nothing"),
             ("1".to_owned(), 2, "a line of 1 field"),
-            (
-                good.rsplit_once('\t').unwrap().0.to_owned(),
-                40,
-                "a line of 39 fields",
-            ),
+            (good.rsplit_once('\t').unwrap().0.to_owned(), 40, "a line of 39 fields"),
             (format!("{good}\t"), 41, "a line of 41 fields"),
             (good.replacen('\t', " ", 1), 1, ""),
-            (
-                good.replacen("\t7", "\t7\t7", 1).replace("7\t7", "7\t\t7"),
-                41,
-                "a line of 42 fields",
-            ),
+            (good.replacen("\t7", "\t7\t7", 1).replace("7\t7", "7\t\t7"), 41, "a line of 42 fields"),
             (format!("{good}\t{good}"), 41, "a line of 80 fields"),
         ] {
             let bad = bad(format!("{good}\n{text}\n"));
@@ -478,10 +418,7 @@ mod tests {
     #[test]
     fn bad_lines_are_skipped_up_to_the_number_allowed() {
         let good = line(1, "1");
-        let text = format!(
-            "{good}\nx\n{}\n{good}\n\n{good}",
-            "y".repeat(LINE_LIMIT + 5)
-        );
+        let text = format!("{good}\nx\n{}\n{good}\n\n{good}", "y".repeat(LINE_LIMIT + 5));
         let mut source = reader(text.clone()).skip_bad_lines(3);
         let (mut row, mut count) = (Row::default(), 0);
         while source.next_row(&mut row).unwrap() {

@@ -49,16 +49,7 @@ impl CsvReader {
         let layout = columns.resolve(&first, &header)?;
         let schema = layout.schema();
         let tolerance = Tolerance::default();
-        Ok(CsvReader {
-            layout,
-            schema,
-            first,
-            inputs,
-            current: Some(file),
-            record,
-            tolerance,
-            times: None,
-        })
+        Ok(CsvReader { layout, schema, first, inputs, current: Some(file), record, tolerance, times: None })
     }
 
     /// Skips and counts up to `lines` malformed lines; the one after that is the error. Defaults to 0.
@@ -78,11 +69,7 @@ impl CsvReader {
         if found == expected {
             return Ok(Some(file));
         }
-        let same = found
-            .iter()
-            .zip(expected)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let same = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
         let name = |header: &[String]| match header.get(same) {
             Some(name) => format!("`{name}`"),
             None => "no such column".to_owned(),
@@ -109,12 +96,8 @@ impl CsvReader {
             let fault = |expected| FieldFault::bytes(i, field, expected);
             match role {
                 Role::Categorical => row.keys.push(xxh3_64(field)),
-                Role::Dense => row
-                    .dense
-                    .push(dense_value(field).ok_or_else(|| fault(NUMBER_EXPECTED))?),
-                Role::Label => {
-                    row.label = parse_label(field).ok_or_else(|| fault(LABEL_EXPECTED))?
-                }
+                Role::Dense => row.dense.push(dense_value(field).ok_or_else(|| fault(NUMBER_EXPECTED))?),
+                Role::Label => row.label = parse_label(field).ok_or_else(|| fault(LABEL_EXPECTED))?,
                 Role::Time => time = Some(parse::<i64>(field).ok_or_else(|| fault(TIME_EXPECTED))?),
                 Role::Ignore => {}
             }
@@ -133,9 +116,7 @@ impl CsvReader {
             path: path.to_path_buf(),
             line,
             column: fault.field + 1,
-            name: name
-                .cloned()
-                .unwrap_or_else(|| "after the last column".to_owned()),
+            name: name.cloned().unwrap_or_else(|| "after the last column".to_owned()),
             found: fault.found,
             expected: fault.expected,
             skipped: 0,
@@ -179,10 +160,7 @@ impl RowSource for CsvReader {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        let input = self
-            .current
-            .as_ref()
-            .map_or(0, |file| file.reader.get_ref().input.buffer_bytes());
+        let input = self.current.as_ref().map_or(0, |file| file.reader.get_ref().input.buffer_bytes());
         (BUFFER_BYTES + self.record.as_slice().len()) as u64 + input
     }
 }
@@ -203,33 +181,16 @@ impl CsvFile {
             .buffer_capacity(BUFFER_BYTES)
             // With `\n` as the one line end, a record ends where its line ends, and the line count is exact.
             .terminator(Terminator::Any(b'\n'))
-            .from_reader(Bounded {
-                input,
-                left: LINE_LIMIT,
-                total: 0,
-                last: b'\n',
-            });
-        let mut file = CsvFile {
-            reader,
-            crlf: false,
-        };
+            .from_reader(Bounded { input, left: LINE_LIMIT, total: 0, last: b'\n' });
+        let mut file = CsvFile { reader, crlf: false };
         if !file.read(record)? {
-            return Err(DataError::NoHeader {
-                path: file.path().to_path_buf(),
-            });
+            return Err(DataError::NoHeader { path: file.path().to_path_buf() });
         }
-        if record
-            .iter()
-            .next_back()
-            .is_some_and(|name| name.ends_with(b"\r"))
-        {
+        if record.iter().next_back().is_some_and(|name| name.ends_with(b"\r")) {
             file.crlf = true;
             strip_cr(record);
         }
-        let header = record
-            .iter()
-            .map(|name| String::from_utf8_lossy(name).trim().to_owned())
-            .collect();
+        let header = record.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         Ok((file, header))
     }
 
@@ -266,11 +227,7 @@ impl CsvFile {
             other => io::Error::other(format!("{other:?}")),
         };
         match source.get_ref() {
-            Some(inner) if inner.is::<TooLong>() => DataError::RecordTooLong {
-                path,
-                line,
-                limit: LINE_LIMIT,
-            },
+            Some(inner) if inner.is::<TooLong>() => DataError::RecordTooLong { path, line, limit: LINE_LIMIT },
             _ => self.reader.get_ref().input.explain(source),
         }
     }
@@ -283,15 +240,10 @@ impl CsvFile {
 
     /// 1-based line on which `record`, which was read last, begins.
     fn record_line(&self, record: &ByteRecord) -> u64 {
-        let inside = record
-            .as_slice()
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count() as u64;
+        let inside = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
         // The line count stands after the record's line end.
         let next = self.reader.position().line();
-        next.saturating_sub(inside + u64::from(self.line_ended()))
-            .max(1)
+        next.saturating_sub(inside + u64::from(self.line_ended())).max(1)
     }
 }
 
@@ -393,25 +345,14 @@ mod tests {
 
     #[test]
     fn values_keys_and_times() {
-        let (rows, source) =
-            rows(&["y,t,a,u,v\n1,10,2.5,x,\n0,-7,-3,\"x,\"\"y\",é\n1.0,8,,x,\n"]).unwrap();
-        assert_eq!(
-            source.schema(),
-            &Schema {
-                dense: vec!["a".into()],
-                categorical: vec!["u".into(), "v".into()]
-            }
-        );
+        let (rows, source) = rows(&["y,t,a,u,v\n1,10,2.5,x,\n0,-7,-3,\"x,\"\"y\",é\n1.0,8,,x,\n"]).unwrap();
+        assert_eq!(source.schema(), &Schema { dense: vec!["a".into()], categorical: vec!["u".into(), "v".into()] });
         let row = |label, a: f32, keys: [&str; 2]| Row {
             label,
             dense: vec![a],
             keys: keys.map(|k| xxh3_64(k.as_bytes())).to_vec(),
         };
-        let want = [
-            row(1.0, 3.5f32.ln(), ["x", ""]),
-            row(0.0, -(4f32.ln()), ["x,\"y", "é"]),
-            row(1.0, 0.0, ["x", ""]),
-        ];
+        let want = [row(1.0, 3.5f32.ln(), ["x", ""]), row(0.0, -(4f32.ln()), ["x,\"y", "é"]), row(1.0, 0.0, ["x", ""])];
         assert_eq!(rows, want);
         assert_eq!(source.time_range(), Some((-7, 10)));
         assert_ne!(xxh3_64(b""), xxh3_64(b"x"));
@@ -445,35 +386,11 @@ mod tests {
             ("y,t,a,u\n1,1,NaN,p\n", 2, 3, "a", "`NaN`"),
             ("y,t,a,u\n1,1,inf,p\n", 2, 3, "a", "`inf`"),
             ("y,t,a,u\n1,1,2\n", 2, 4, "u", "a line of 3 fields"),
-            (
-                "y,t,a,u\n1,1,2,p,q\n",
-                2,
-                5,
-                "after the last column",
-                "a line of 5 fields",
-            ),
+            ("y,t,a,u\n1,1,2,p,q\n", 2, 5, "after the last column", "a line of 5 fields"),
             // Lines are counted through quoted line ends, blank lines and either kind of line end.
-            (
-                "y,t,a,u\n1,1,2,\"p\nq\"\n\n\n1,1,2,\"p\n\nq\"\n1,x,2,p\n",
-                9,
-                2,
-                "t",
-                "`x`",
-            ),
-            (
-                "y,t,a,u\n1,1,2,p\n\n1,x,2,\"p\n\nq\"\n1,x,2,p\n",
-                4,
-                2,
-                "t",
-                "`x`",
-            ),
-            (
-                "y,t,a,u\r\n1,1,2,\"p\r\nq\"\r\n\r\n1,x,2,p\r\n",
-                5,
-                2,
-                "t",
-                "`x`",
-            ),
+            ("y,t,a,u\n1,1,2,\"p\nq\"\n\n\n1,1,2,\"p\n\nq\"\n1,x,2,p\n", 9, 2, "t", "`x`"),
+            ("y,t,a,u\n1,1,2,p\n\n1,x,2,\"p\n\nq\"\n1,x,2,p\n", 4, 2, "t", "`x`"),
+            ("y,t,a,u\r\n1,1,2,\"p\r\nq\"\r\n\r\n1,x,2,p\r\n", 5, 2, "t", "`x`"),
             ("y,t,a,u\r\n1,1,2,p\r\n1,x,2,p", 3, 2, "t", "`x`"),
             ("y,t,a,u\r\n1,1,2,p\r\n1,x,2,\"p\nq\"", 3, 2, "t", "`x`"),
         ] {
@@ -503,43 +420,24 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(
-            (count, bad.line, bad.skipped, source.skipped()),
-            (3, 7, 2, 2)
-        );
+        assert_eq!((count, bad.line, bad.skipped, source.skipped()), (3, 7, 2, 2));
     }
 
     #[test]
     fn files_share_a_header() {
         let (rows, _) = rows(&["y,t,a,u\n1,1,2,p", "y,t,a,u\n", "y,t,a,u\n0,1,2,p\n"]).unwrap();
         assert_eq!(rows.len(), 2);
-        for (second, column) in [
-            ("y,t,a,w\n", 4),
-            ("y,t,a\n", 4),
-            ("y,t,a,u,v\n", 5),
-            ("0,1,2,p\n", 1),
-        ] {
+        for (second, column) in [("y,t,a,w\n", 4), ("y,t,a\n", 4), ("y,t,a,u,v\n", 5), ("0,1,2,p\n", 1)] {
             match error(&["y,t,a,u\n1,1,2,p\n", second]) {
-                DataError::HeaderMismatch {
-                    path,
-                    first,
-                    column: at,
-                    ..
-                } => {
-                    assert_eq!(
-                        (path.as_path(), first.as_path(), at),
-                        (Path::new("1.csv"), Path::new("0.csv"), column)
-                    );
+                DataError::HeaderMismatch { path, first, column: at, .. } => {
+                    assert_eq!((path.as_path(), first.as_path(), at), (Path::new("1.csv"), Path::new("0.csv"), column));
                 }
                 other => panic!("{other}"),
             }
         }
         assert!(matches!(error(&[""]), DataError::NoHeader { .. }));
         assert!(matches!(error(&["\n\n"]), DataError::NoHeader { .. }));
-        assert!(matches!(
-            error(&["y,t,a,u\n", ""]),
-            DataError::NoHeader { .. }
-        ));
+        assert!(matches!(error(&["y,t,a,u\n", ""]), DataError::NoHeader { .. }));
         assert!(rows_of_header_only().is_empty());
     }
 

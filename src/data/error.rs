@@ -175,20 +175,8 @@ pub struct BadLine {
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BadLine {
-            path,
-            line,
-            column,
-            name,
-            found,
-            expected,
-            skipped,
-        } = self;
-        write!(
-            f,
-            "{}:{line}: column {column} ({name}): found {found}, expected {expected}",
-            path.display()
-        )?;
+        let BadLine { path, line, column, name, found, expected, skipped } = self;
+        write!(f, "{}:{line}: column {column} ({name}): found {found}, expected {expected}", path.display())?;
         if *skipped > 0 {
             write!(f, " ({skipped} malformed lines before it were skipped)")?;
         }
@@ -207,21 +195,14 @@ pub(super) struct FieldFault {
 impl FieldFault {
     /// A field whose bytes are not what they should be.
     pub(super) fn bytes(field: usize, found: &[u8], expected: &'static str) -> Self {
-        FieldFault {
-            field,
-            found: quote(found),
-            expected: Cow::Borrowed(expected),
-        }
+        FieldFault { field, found: quote(found), expected: Cow::Borrowed(expected) }
     }
 
     /// A line with the wrong number of fields. It points at the first one missing, or at the first beyond.
     pub(super) fn count(found: usize, expected: usize, separator: &str) -> Self {
         FieldFault {
             field: found.min(expected),
-            found: format!(
-                "a line of {found} field{}",
-                if found == 1 { "" } else { "s" }
-            ),
+            found: format!("a line of {found} field{}", if found == 1 { "" } else { "s" }),
             expected: Cow::Owned(format!("{expected} fields separated by {separator}")),
         }
     }
@@ -236,11 +217,7 @@ pub(super) fn quote(bytes: &[u8]) -> String {
     let mut text = String::from("`");
     for chunk in bytes[..bytes.len().min(SHOWN)].utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() {
-                text.extend(c.escape_default())
-            } else {
-                text.push(c)
-            }
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
         }
         for byte in chunk.invalid() {
             text.push_str(&format!("\\x{byte:02x}"));
@@ -302,26 +279,17 @@ mod tests {
 
     #[test]
     fn a_bad_line_says_where_what_and_what_else() {
-        assert_eq!(
-            bad(7).to_string(),
-            "log.tsv:7: column 3 (I2): found `x`, expected an integer"
-        );
+        assert_eq!(bad(7).to_string(), "log.tsv:7: column 3 (I2): found `x`, expected an integer");
     }
 
     #[test]
     fn the_line_after_the_allowance_is_the_error_and_counts_the_skipped() {
-        let mut tolerance = Tolerance {
-            allowed: 2,
-            skipped: 0,
-        };
+        let mut tolerance = Tolerance { allowed: 2, skipped: 0 };
         assert!(tolerance.absorb(bad(1)).is_ok());
         assert!(tolerance.absorb(bad(2)).is_ok());
         let text = tolerance.absorb(bad(3)).unwrap_err().to_string();
         assert!(text.starts_with("log.tsv:3:"), "{text}");
-        assert!(
-            text.ends_with("(2 malformed lines before it were skipped)"),
-            "{text}"
-        );
+        assert!(text.ends_with("(2 malformed lines before it were skipped)"), "{text}");
     }
 
     #[test]

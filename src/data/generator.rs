@@ -77,12 +77,7 @@ struct Integer {
 }
 
 const fn integer(mean: f64, spread: f64, offset: i64, empty: u16) -> Integer {
-    Integer {
-        mean,
-        spread,
-        offset,
-        empty,
-    }
+    Integer { mean, spread, offset, empty }
 }
 
 const INTEGER_COLUMNS: [Integer; INTEGERS] = [
@@ -114,14 +109,7 @@ pub struct GeneratorConfig {
 
 impl Default for GeneratorConfig {
     fn default() -> Self {
-        GeneratorConfig {
-            seed: 1,
-            rows: 300_000,
-            total_ids: 1_000_000,
-            zipf: 1.075,
-            drift_rows: 1_000_000,
-            ctr: 0.25,
-        }
+        GeneratorConfig { seed: 1, rows: 300_000, total_ids: 1_000_000, zipf: 1.075, drift_rows: 1_000_000, ctr: 0.25 }
     }
 }
 
@@ -171,19 +159,9 @@ impl GeneratorConfig {
     }
 
     fn validate(&self) -> Result<(), DataError> {
-        let error = |name, value: String, expected| {
-            Err(DataError::Generator {
-                name,
-                value,
-                expected,
-            })
-        };
+        let error = |name, value: String, expected| Err(DataError::Generator { name, value, expected });
         if !(100_000..=1 << 31).contains(&self.total_ids) {
-            return error(
-                "total_ids",
-                self.total_ids.to_string(),
-                "it can be 100,000 to 2^31",
-            );
+            return error("total_ids", self.total_ids.to_string(), "it can be 100,000 to 2^31");
         }
         if !(0.5..=2.0).contains(&self.zipf) {
             return error("zipf", self.zipf.to_string(), "it can be 0.5 to 2");
@@ -232,10 +210,7 @@ impl Generator {
     /// [`DataError::Generator`] for a setting out of range.
     pub fn new(config: GeneratorConfig) -> Result<Generator, DataError> {
         config.validate()?;
-        let fixed: u32 = SIZES
-            .iter()
-            .map(|size| if let Ids(ids) = size { *ids } else { 0 })
-            .sum();
+        let fixed: u32 = SIZES.iter().map(|size| if let Ids(ids) = size { *ids } else { 0 }).sum();
         let shared = config.total_ids - u64::from(fixed);
         let feature = |(f, size): (usize, &Size)| {
             let ids = match size {
@@ -245,35 +220,17 @@ impl Generator {
             };
             let exponent = config.zipf + 0.025 * (f % 3) as f64 - 0.025;
             let salt = mix(config.seed ^ mix(0xfea7 + f as u64)) as u32;
-            Feature {
-                ids,
-                zipf: Zipf::new(ids, exponent),
-                salt,
-            }
+            Feature { ids, zipf: Zipf::new(ids, exponent), salt }
         };
         let features = SIZES.iter().enumerate().map(feature).collect();
-        let (teacher, rng) = (
-            Teacher::new(mix(config.seed)),
-            ChaCha8Rng::seed_from_u64(config.seed),
-        );
+        let (teacher, rng) = (Teacher::new(mix(config.seed)), ChaCha8Rng::seed_from_u64(config.seed));
         let (schema, drift, ctr) = (schema(), config.drift_rows, config.ctr);
-        let mut generator = Generator {
-            config,
-            schema,
-            features,
-            teacher,
-            rng,
-            next: 0,
-            probability: 0.0,
-        };
+        let mut generator = Generator { config, schema, features, teacher, rng, next: 0, probability: 0.0 };
 
         // A stream of random numbers that no row uses, and moments from all over one round of the drift.
         generator.rng.set_stream(1);
-        let moment =
-            |i: u64| (u128::from(i) * u128::from(drift) / u128::from(CALIBRATION_ROWS)) as u64;
-        let sample: Vec<Parts> = (0..CALIBRATION_ROWS)
-            .map(|i| generator.draw(i, moment(i)).1)
-            .collect();
+        let moment = |i: u64| (u128::from(i) * u128::from(drift) / u128::from(CALIBRATION_ROWS)) as u64;
+        let sample: Vec<Parts> = (0..CALIBRATION_ROWS).map(|i| generator.draw(i, moment(i)).1).collect();
         generator.teacher.calibrate(&sample, ctr);
         generator.rng.set_stream(0);
         Ok(generator)
@@ -288,10 +245,7 @@ impl Generator {
     /// up to the chance of their labels. Needs 16 bytes a row while it runs.
     pub fn teacher_auc(&self, rows: Range<u64>) -> f64 {
         let mut twin = self.clone();
-        auc(rows
-            .map(|i| twin.raw_row(i))
-            .map(|row| (row.probability, row.clicked))
-            .collect())
+        auc(rows.map(|i| twin.raw_row(i)).map(|row| (row.probability, row.clicked)).collect())
     }
 
     /// Writes the next `rows` rows, or those that are left if they are fewer, in the Criteo format.
@@ -336,20 +290,11 @@ impl Generator {
     fn draw(&mut self, i: u64, time: u64) -> (RawRow, Parts) {
         let rng = &mut self.rng;
         rng.set_word_pos(u128::from(i) * ROW_WORDS);
-        let mut row = RawRow {
-            clicked: false,
-            probability: 0.0,
-            integers: [None; INTEGERS],
-            ids: [None; CATEGORIES],
-        };
+        let mut row = RawRow { clicked: false, probability: 0.0, integers: [None; INTEGERS], ids: [None; CATEGORIES] };
         let mut empty = Sixteenths::default();
 
         let mut dense = [0.0; INTEGERS];
-        for ((column, slot), dense) in INTEGER_COLUMNS
-            .iter()
-            .zip(&mut row.integers)
-            .zip(&mut dense)
-        {
+        for ((column, slot), dense) in INTEGER_COLUMNS.iter().zip(&mut row.integers).zip(&mut dense) {
             // The sum of four independent draws is closer to normal than each.
             let z = normals(rng.next_u64()).iter().sum::<f64>() * 0.5;
             if empty.next(rng) >= column.empty {
@@ -358,19 +303,13 @@ impl Generator {
             *dense = (f64::from(slot.map_or(0.0, dense_value)) - column.mean) / column.spread;
         }
 
-        let mut ids = [Id {
-            value: CRITEO_MISSING_KEY,
-            rank: 3,
-        }; CATEGORIES];
+        let mut ids = [Id { value: CRITEO_MISSING_KEY, rank: 3 }; CATEGORIES];
         for (f, feature) in self.features.iter().enumerate() {
             let rank = feature.zipf.draw(|| uniform(rng));
             if empty.next(rng) >= CATEGORY_EMPTY[f] {
                 let id = feature.id(rank, time, self.config.drift_rows);
                 row.ids[f] = Some(id);
-                ids[f] = Id {
-                    value: u64::from(id),
-                    rank,
-                };
+                ids[f] = Id { value: u64::from(id), rank };
             }
         }
         let parts = self.teacher.parts(&dense, &ids);
@@ -407,17 +346,9 @@ impl RowSource for Generator {
         self.probability = raw.probability;
         row.label = f32::from(u8::from(raw.clicked));
         row.dense.clear();
-        row.dense.extend(
-            raw.integers
-                .iter()
-                .map(|integer| integer.map_or(0.0, dense_value)),
-        );
+        row.dense.extend(raw.integers.iter().map(|integer| integer.map_or(0.0, dense_value)));
         row.keys.clear();
-        row.keys.extend(
-            raw.ids
-                .iter()
-                .map(|id| id.map_or(CRITEO_MISSING_KEY, u64::from)),
-        );
+        row.keys.extend(raw.ids.iter().map(|id| id.map_or(CRITEO_MISSING_KEY, u64::from)));
         Ok(true)
     }
 
@@ -489,10 +420,7 @@ mod tests {
         let read = rows(&mut CriteoReader::new(Inputs::from_inputs(vec![input])));
         assert_eq!(read, rows(&mut source));
         // All that the format has occurs: empty and negative integers, empty categories.
-        assert!(
-            read.iter()
-                .any(|row| row.keys.contains(&CRITEO_MISSING_KEY))
-        );
+        assert!(read.iter().any(|row| row.keys.contains(&CRITEO_MISSING_KEY)));
     }
 
     #[test]
@@ -518,10 +446,7 @@ mod tests {
             }
             assert!((clicks - 0.25).abs() < 0.02, "seed {seed}: rate {clicks}");
             // Three standard errors of a mean of 60,000 labels.
-            assert!(
-                (clicks - expected).abs() < 0.0054,
-                "seed {seed}: {clicks} for {expected}"
-            );
+            assert!((clicks - expected).abs() < 0.0054, "seed {seed}: {clicks} for {expected}");
         }
     }
 
@@ -550,10 +475,7 @@ mod tests {
         for head in [1, 10, 100] {
             let share = (1..=head).map(|k| f64::from(k).powf(-1.1)).sum::<f64>() / norm;
             let found = f64::from(counts[..head as usize].iter().sum::<u32>()) / 50_000.0;
-            assert!(
-                (found - share).abs() < 0.015,
-                "head {head}: {found} for {share}"
-            );
+            assert!((found - share).abs() < 0.015, "head {head}: {found} for {share}");
         }
         assert!(counts.len() > 5000, "{} ids", counts.len());
     }
@@ -564,35 +486,18 @@ mod tests {
             let counts = counts(config.rows(from + 20_000), 20, from);
             let mut ids: Vec<(u64, u32)> = counts.into_iter().collect();
             ids.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-            ids.into_iter()
-                .take(50)
-                .map(|(id, _)| id)
-                .collect::<std::collections::HashSet<_>>()
+            ids.into_iter().take(50).map(|(id, _)| id).collect::<std::collections::HashSet<_>>()
         };
         let kept = |drift: u64, later: u64| {
             let config = GeneratorConfig::default().drift_rows(drift);
-            top(config.clone(), 0)
-                .intersection(&top(config, later))
-                .count()
+            top(config.clone(), 0).intersection(&top(config, later)).count()
         };
         assert!(kept(0, 500_000) >= 40, "no drift: {}", kept(0, 500_000));
         let half = kept(1_000_000, 500_000);
         assert!((12..=35).contains(&half), "half a round: {half} of 50");
-        assert!(
-            kept(1_000_000, 1_100_000) <= 2,
-            "a whole round: {}",
-            kept(1_000_000, 1_100_000)
-        );
+        assert!(kept(1_000_000, 1_100_000) <= 2, "a whole round: {}", kept(1_000_000, 1_100_000));
         // Small features keep their ids.
-        let small = |from: u64| {
-            counts(
-                GeneratorConfig::default()
-                    .drift_rows(1000)
-                    .rows(from + 2000),
-                8,
-                from,
-            )
-        };
+        let small = |from: u64| counts(GeneratorConfig::default().drift_rows(1000).rows(from + 2000), 8, from);
         assert_eq!(small(0).len(), 3);
         assert!(small(100_000).keys().all(|key| small(0).contains_key(key)));
     }
@@ -608,17 +513,11 @@ mod tests {
             base().ctr(0.0),
             base().ctr(1.0),
         ] {
-            assert!(matches!(
-                Generator::new(config),
-                Err(DataError::Generator { .. })
-            ));
+            assert!(matches!(Generator::new(config), Err(DataError::Generator { .. })));
         }
-        for config in [
-            base().total_ids(100_000),
-            base().total_ids(1 << 31),
-            base().drift_rows(u64::MAX),
-            base().drift_rows(1),
-        ] {
+        for config in
+            [base().total_ids(100_000), base().total_ids(1 << 31), base().drift_rows(u64::MAX), base().drift_rows(1)]
+        {
             let rows = rows(&mut generator(config.rows(10)));
             assert_eq!(rows.len(), 10);
         }

@@ -66,10 +66,7 @@ impl Input {
     /// # Errors
     /// [`DataError::Open`] and [`DataError::Read`]; a damaged archive shows later, when it is read.
     pub fn open(path: &Path) -> Result<Input, DataError> {
-        let file = File::open(path).map_err(|source| DataError::Open {
-            path: path.into(),
-            source,
-        })?;
+        let file = File::open(path).map_err(|source| DataError::Open { path: path.into(), source })?;
         Input::from_reader(path, file)
     }
 
@@ -77,10 +74,7 @@ impl Input {
     ///
     /// # Errors
     /// [`DataError::Read`] when the first bytes cannot be read.
-    pub fn from_reader(
-        path: impl Into<PathBuf>,
-        reader: impl Read + Send + 'static,
-    ) -> Result<Input, DataError> {
+    pub fn from_reader(path: impl Into<PathBuf>, reader: impl Read + Send + 'static) -> Result<Input, DataError> {
         let path = path.into();
         let (head, reader) = match peek(reader) {
             Ok(peeked) => peeked,
@@ -90,23 +84,14 @@ impl Input {
         let raw = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head.clone()).chain(reader));
         let (reader, decoder_bytes): (Box<dyn Read + Send>, u64) = match compression {
             Compression::Plain => (Box::new(raw), 0),
-            Compression::Gzip => (
-                Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-                GZIP_STATE_BYTES,
-            ),
+            Compression::Gzip => (Box::new(flate2::bufread::MultiGzDecoder::new(raw)), GZIP_STATE_BYTES),
             Compression::Zstd => match zstd::stream::read::Decoder::with_buffer(raw) {
                 Ok(decoder) => (Box::new(decoder), zstd_state_bytes(&head)),
                 Err(source) => return Err(DataError::Read { path, source }),
             },
         };
         let buffer_bytes = BUFFER_BYTES as u64 + decoder_bytes;
-        Ok(Input {
-            path,
-            reader,
-            compression,
-            decoded: 0,
-            buffer_bytes,
-        })
+        Ok(Input { path, reader, compression, decoded: 0, buffer_bytes })
     }
 
     /// The name under which messages speak of this input.
@@ -131,18 +116,9 @@ impl Input {
         if self.compression == Compression::Plain || source.raw_os_error().is_some() {
             DataError::Read { path, source }
         } else if source.kind() == io::ErrorKind::UnexpectedEof {
-            DataError::Truncated {
-                path,
-                format,
-                bytes,
-            }
+            DataError::Truncated { path, format, bytes }
         } else {
-            DataError::Corrupt {
-                path,
-                format,
-                bytes,
-                source,
-            }
+            DataError::Corrupt { path, format, bytes, source }
         }
     }
 }
@@ -185,10 +161,7 @@ fn zstd_state_bytes(head: &[u8]) -> u64 {
 /// Reads up to [`HEAD_BYTES`] and gives them back with the reader.
 fn peek<R: Read>(mut reader: R) -> io::Result<(Vec<u8>, R)> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    reader
-        .by_ref()
-        .take(HEAD_BYTES as u64)
-        .read_to_end(&mut head)?;
+    reader.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok((head, reader))
 }
 
@@ -216,14 +189,9 @@ impl Inputs {
         for path in rest {
             let path = path.as_ref().to_path_buf();
             match path.metadata() {
-                Ok(meta) if !meta.is_file() => {
-                    pending.push_back(Pending::Open(Input::open(&path)?))
-                }
+                Ok(meta) if !meta.is_file() => pending.push_back(Pending::Open(Input::open(&path)?)),
                 _ => {
-                    File::open(&path).map_err(|source| DataError::Open {
-                        path: path.clone(),
-                        source,
-                    })?;
+                    File::open(&path).map_err(|source| DataError::Open { path: path.clone(), source })?;
                     pending.push_back(Pending::File(path));
                 }
             }
@@ -233,9 +201,7 @@ impl Inputs {
 
     /// Inputs that are already open.
     pub fn from_inputs(inputs: Vec<Input>) -> Inputs {
-        Inputs {
-            pending: inputs.into_iter().map(Pending::Open).collect(),
-        }
+        Inputs { pending: inputs.into_iter().map(Pending::Open).collect() }
     }
 
     /// The next input, or `None` after the last.
@@ -267,10 +233,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(input: Input) -> Lines {
-        Lines {
-            reader: BufReader::with_capacity(BUFFER_BYTES, input),
-            line: 0,
-        }
+        Lines { reader: BufReader::with_capacity(BUFFER_BYTES, input), line: 0 }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -346,9 +309,7 @@ mod tests {
 
     /// Text that does not compress to nothing, over several deflate and zstd blocks.
     fn sample() -> Vec<u8> {
-        (0u64..20_000)
-            .flat_map(|i| format!("{:x}\n", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes())
-            .collect()
+        (0u64..20_000).flat_map(|i| format!("{:x}\n", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes()).collect()
     }
 
     #[test]
@@ -371,10 +332,7 @@ mod tests {
 
     #[test]
     fn concatenated_members_and_frames_are_one_stream() {
-        assert_eq!(
-            read_all([gzip(b"one\n"), gzip(b""), gzip(b"two\n")].concat()).unwrap(),
-            b"one\ntwo\n"
-        );
+        assert_eq!(read_all([gzip(b"one\n"), gzip(b""), gzip(b"two\n")].concat()).unwrap(), b"one\ntwo\n");
         let skippable = [0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9];
         let frames = [&skippable[..], &zstd_frame(b"one\n"), &zstd_frame(b"two\n")].concat();
         assert_eq!(read_all(frames).unwrap(), b"one\ntwo\n");
@@ -384,30 +342,19 @@ mod tests {
     fn a_cut_archive_is_an_error_wherever_it_is_cut() {
         let text = sample();
         for (whole, format) in [(gzip(&text), "gzip"), (zstd_frame(&text), "zstd")] {
-            let cuts = (4..40)
-                .chain((40..whole.len()).step_by(997))
-                .chain(whole.len() - 12..whole.len());
+            let cuts = (4..40).chain((40..whole.len()).step_by(997)).chain(whole.len() - 12..whole.len());
             for cut in cuts {
                 match read_all(whole[..cut].to_vec()) {
-                    Err(DataError::Truncated {
-                        path, format: f, ..
-                    }) => {
+                    Err(DataError::Truncated { path, format: f, .. }) => {
                         assert_eq!((path.as_path(), f), (Path::new("in"), format));
                     }
-                    other => panic!(
-                        "{format} cut at {cut} of {}: {:?}",
-                        whole.len(),
-                        other.map(|b| b.len())
-                    ),
+                    other => panic!("{format} cut at {cut} of {}: {:?}", whole.len(), other.map(|b| b.len())),
                 }
             }
         }
         // The second of two members.
         let cut = [gzip(b"one\n"), gzip(b"two\n")[..9].to_vec()].concat();
-        assert!(matches!(
-            read_all(cut),
-            Err(DataError::Truncated { bytes: 4, .. })
-        ));
+        assert!(matches!(read_all(cut), Err(DataError::Truncated { bytes: 4, .. })));
     }
 
     #[test]
@@ -418,13 +365,7 @@ mod tests {
                 *byte ^= 0x5a;
             }
             let error = read_all(bytes).map(|out| out.len()).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    DataError::Corrupt { .. } | DataError::Truncated { .. }
-                ),
-                "{error}"
-            );
+            assert!(matches!(error, DataError::Corrupt { .. } | DataError::Truncated { .. }), "{error}");
         }
         // A wrong checksum at the end, and something else after a whole member.
         let mut bytes = gzip(&text);
@@ -436,8 +377,7 @@ mod tests {
 
     #[test]
     fn lines_end_in_lf_or_crlf_or_with_the_file() {
-        let input =
-            Input::from_reader("in", Cursor::new(b"a\r\n\nb\rc\n\r\nlast\r".to_vec())).unwrap();
+        let input = Input::from_reader("in", Cursor::new(b"a\r\n\nb\rc\n\r\nlast\r".to_vec())).unwrap();
         let mut lines = Lines::new(input);
         let (mut line, mut all) = (Vec::new(), Vec::new());
         while lines.read(&mut line).unwrap() == LineRead::Line {
@@ -454,17 +394,10 @@ mod tests {
             let text = [vec![b'x'; LINE_LIMIT + extra], b"\nnext\n".to_vec()].concat();
             let mut lines = Lines::new(Input::from_reader("in", Cursor::new(text)).unwrap());
             let mut line = Vec::new();
-            let want = if extra == 0 {
-                LineRead::Line
-            } else {
-                LineRead::TooLong
-            };
+            let want = if extra == 0 { LineRead::Line } else { LineRead::TooLong };
             assert_eq!(lines.read(&mut line).unwrap(), want);
             assert!(line.len() <= LINE_LIMIT + 1);
-            assert_eq!(
-                (lines.read(&mut line).unwrap(), lines.line(), &line[..]),
-                (LineRead::Line, 2, &b"next"[..])
-            );
+            assert_eq!((lines.read(&mut line).unwrap(), lines.line(), &line[..]), (LineRead::Line, 2, &b"next"[..]));
         }
     }
 
@@ -473,17 +406,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("a"), dir.path().join("b"));
         std::fs::write(&first, "x").unwrap();
-        assert!(matches!(
-            Inputs::files::<&Path>(&[]),
-            Err(DataError::NoInput)
-        ));
+        assert!(matches!(Inputs::files::<&Path>(&[]), Err(DataError::NoInput)));
         match Inputs::files(&[&first, &second]) {
             Err(DataError::Open { path, .. }) => assert_eq!(path, second),
             other => panic!("{:?}", other.map(|_| ())),
         }
-        assert!(matches!(
-            Inputs::files(&[dir.path()]),
-            Err(DataError::Read { .. })
-        ));
+        assert!(matches!(Inputs::files(&[dir.path()]), Err(DataError::Read { .. })));
     }
 }

@@ -63,19 +63,12 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::BatchRows`] for a batch of no rows or of more than memory can address, [`DataError::Spawn`].
-    pub fn spawn(
-        source: Box<dyn RowSource>,
-        batch_rows: usize,
-        holdout_rows: usize,
-    ) -> Result<Loader, DataError> {
+    pub fn spawn(source: Box<dyn RowSource>, batch_rows: usize, holdout_rows: usize) -> Result<Loader, DataError> {
         let schema = source.schema().clone();
         let widest = schema.dense.len().max(schema.categorical.len()).max(1);
         let limit = isize::MAX as usize / size_of::<u64>() / widest;
         if batch_rows == 0 || batch_rows > limit {
-            return Err(DataError::BatchRows {
-                rows: batch_rows,
-                limit,
-            });
+            return Err(DataError::BatchRows { rows: batch_rows, limit });
         }
         let (full_sender, full) = bounded(AHEAD);
         let (empty, empty_receiver) = bounded(AHEAD + 2);
@@ -117,10 +110,7 @@ impl Loader {
     /// What stopped the source, after all full batches before it; [`DataError::NoRows`] and
     /// [`DataError::HoldoutTooLarge`] for a stream with nothing to train on; [`DataError::ReaderPanicked`]. After an
     /// error, [`DataError::Stopped`].
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "not an iterator: it can fail, and batches are handed back"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "not an iterator: it can fail, and batches are handed back")]
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
         match self.over {
             Over::No => {}
@@ -152,9 +142,7 @@ impl Loader {
             // The thread is gone without a last word.
             None => {
                 self.over = Over::Failed;
-                let message = self
-                    .stop()
-                    .unwrap_or_else(|| "it ended without a report".to_owned());
+                let message = self.stop().unwrap_or_else(|| "it ended without a report".to_owned());
                 Err(DataError::ReaderPanicked { message })
             }
         }
@@ -181,9 +169,7 @@ impl Loader {
     /// others. Empty before that, when nothing was to be held out, and when they have been taken already.
     pub fn holdout(&mut self) -> Vec<Batch> {
         let batch_rows = self.batch_rows;
-        self.held_out
-            .take()
-            .map_or_else(Vec::new, |queue| queue.into_batches(batch_rows))
+        self.held_out.take().map_or_else(Vec::new, |queue| queue.into_batches(batch_rows))
     }
 
     /// Malformed lines skipped so far. The reader is ahead of the batches, but this is as of the batch given last.
@@ -226,8 +212,7 @@ impl Drop for Loader {
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
 /// The other side of the loader has gone.
@@ -285,9 +270,7 @@ impl ReaderThread {
             }
         }
         if rows == 0 {
-            return self.fail(DataError::NoRows {
-                skipped: self.source.skipped(),
-            });
+            return self.fail(DataError::NoRows { skipped: self.source.skipped() });
         }
         let holdout = self.queue.limit;
         if holdout > 0 && rows <= holdout as u64 {
@@ -299,9 +282,7 @@ impl ReaderThread {
         }
         let status = self.status();
         let queue = std::mem::take(&mut self.queue);
-        self.full
-            .send(Message::End(queue, status))
-            .map_err(|_| Gone)
+        self.full.send(Message::End(queue, status)).map_err(|_| Gone)
     }
 
     fn begin_batch(&mut self) -> BatchBuilder {
@@ -310,28 +291,19 @@ impl ReaderThread {
             self.batches += 1;
         }
         let (n_dense, n_features) = (self.queue.n_dense, self.queue.n_features);
-        BatchBuilder::new(
-            used.unwrap_or_default(),
-            self.batch_rows,
-            n_dense,
-            n_features,
-        )
+        BatchBuilder::new(used.unwrap_or_default(), self.batch_rows, n_dense, n_features)
     }
 
     fn send_batch(&mut self, filled: BatchBuilder) -> Result<(), Gone> {
         let batch = filled.finish();
         self.batch_bytes = self.batch_bytes.max(batch.bytes());
         let status = self.status();
-        self.full
-            .send(Message::Batch(batch, status))
-            .map_err(|_| Gone)
+        self.full.send(Message::Batch(batch, status)).map_err(|_| Gone)
     }
 
     fn fail(&mut self, error: DataError) -> Result<(), Gone> {
         let status = self.status();
-        self.full
-            .send(Message::Failed(error, status))
-            .map_err(|_| Gone)
+        self.full.send(Message::Failed(error, status)).map_err(|_| Gone)
     }
 
     /// Looks whether the loader is still there, which shows in the channel of empty batches.
@@ -373,12 +345,7 @@ struct Queue {
 impl Queue {
     fn new(limit: usize, schema: &Schema) -> Queue {
         let (n_dense, n_features) = (schema.dense.len(), schema.categorical.len());
-        Queue {
-            limit,
-            n_dense,
-            n_features,
-            ..Queue::default()
-        }
+        Queue { limit, n_dense, n_features, ..Queue::default() }
     }
 
     fn is_full(&self) -> bool {
@@ -392,12 +359,7 @@ impl Queue {
             return Ok(());
         }
         let (n_dense, n_features) = (self.n_dense, self.n_features);
-        Err(DataError::RowWidth {
-            dense,
-            categorical,
-            n_dense,
-            n_features,
-        })
+        Err(DataError::RowWidth { dense, categorical, n_dense, n_features })
     }
 
     /// Adds a row to a queue that is not full.
@@ -414,8 +376,7 @@ impl Queue {
             let (r, out) = (self.oldest, &mut self.out);
             std::mem::swap(&mut self.labels[r], &mut out.label);
             self.dense[r * self.n_dense..(r + 1) * self.n_dense].swap_with_slice(&mut out.dense);
-            self.keys[r * self.n_features..(r + 1) * self.n_features]
-                .swap_with_slice(&mut out.keys);
+            self.keys[r * self.n_features..(r + 1) * self.n_features].swap_with_slice(&mut out.keys);
             self.oldest = (r + 1) % self.limit;
         }
         (self.out.label, &self.out.dense, &self.out.keys)
@@ -428,11 +389,7 @@ impl Queue {
             let mut builder = BatchBuilder::new(Batch::default(), order.len(), n_dense, n_features);
             for &r in order {
                 let dense = &self.dense[r * n_dense..(r + 1) * n_dense];
-                builder.push(
-                    self.labels[r],
-                    dense,
-                    &self.keys[r * n_features..(r + 1) * n_features],
-                );
+                builder.push(self.labels[r], dense, &self.keys[r * n_features..(r + 1) * n_features]);
             }
             builder.finish()
         };
@@ -510,17 +467,8 @@ mod tests {
     }
 
     fn numbers(rows: u64, end: End) -> Numbers {
-        let schema = Schema {
-            dense: vec!["d".into()],
-            categorical: vec!["a".into(), "b".into()],
-        };
-        Numbers {
-            schema,
-            next: 0,
-            rows,
-            end,
-            alive: None,
-        }
+        let schema = Schema { dense: vec!["d".into()], categorical: vec!["a".into(), "b".into()] };
+        Numbers { schema, next: 0, rows, end, alive: None }
     }
 
     fn spawn(rows: u64, end: End, batch: usize, holdout: usize) -> Loader {
@@ -531,28 +479,16 @@ mod tests {
     fn check(batch: &Batch, first: u64) {
         for r in 0..batch.rows {
             let n = first + r as u64;
-            assert_eq!(
-                (batch.labels[r], batch.dense_row(r)),
-                ((n % 2) as f32, &[n as f32][..])
-            );
-            assert_eq!(
-                (batch.feature_keys(0)[r], batch.feature_keys(1)[r]),
-                (n, n + (1 << 40))
-            );
+            assert_eq!((batch.labels[r], batch.dense_row(r)), ((n % 2) as f32, &[n as f32][..]));
+            assert_eq!((batch.feature_keys(0)[r], batch.feature_keys(1)[r]), (n, n + (1 << 40)));
         }
     }
 
     #[test]
     fn rows_come_in_order_and_the_tail_is_held_out() {
-        for (rows, batch, holdout) in [
-            (100, 8, 0),
-            (100, 8, 10),
-            (100, 100, 1),
-            (7, 100, 3),
-            (1000, 1, 999),
-            (64, 16, 16),
-            (1, 4, 0),
-        ] {
+        for (rows, batch, holdout) in
+            [(100, 8, 0), (100, 8, 10), (100, 100, 1), (7, 100, 3), (1000, 1, 999), (64, 16, 16), (1, 4, 0)]
+        {
             let mut loader = spawn(rows, End::Ends, batch, holdout);
             assert!(loader.holdout().is_empty(), "nothing before the end");
             let mut first = 0;
@@ -567,40 +503,25 @@ mod tests {
                 check(&got, first);
                 first += got.rows as u64;
             }
-            assert_eq!(
-                (first, loader.skipped(), loader.time_range()),
-                (rows, rows / 10, Some((0, rows as i64)))
-            );
+            assert_eq!((first, loader.skipped(), loader.time_range()), (rows, rows / 10, Some((0, rows as i64))));
             assert!(loader.holdout().is_empty() && loader.next().unwrap().is_none());
         }
     }
 
     #[test]
     fn a_stream_with_nothing_to_train_on_is_an_error() {
-        assert!(matches!(
-            spawn(0, End::Ends, 4, 0).next(),
-            Err(DataError::NoRows { .. })
-        ));
-        assert!(matches!(
-            spawn(0, End::Ends, 4, 9).next(),
-            Err(DataError::NoRows { .. })
-        ));
+        assert!(matches!(spawn(0, End::Ends, 4, 0).next(), Err(DataError::NoRows { .. })));
+        assert!(matches!(spawn(0, End::Ends, 4, 9).next(), Err(DataError::NoRows { .. })));
         for rows in [1, 9, 10] {
             let mut loader = spawn(rows, End::Ends, 4, 10);
             match loader.next() {
-                Err(DataError::HoldoutTooLarge {
-                    rows: r,
-                    holdout: 10,
-                }) => assert_eq!(r, rows),
+                Err(DataError::HoldoutTooLarge { rows: r, holdout: 10 }) => assert_eq!(r, rows),
                 other => panic!("{other:?}"),
             }
             assert!(matches!(loader.next(), Err(DataError::Stopped)));
         }
         // An impossible holdout takes no memory of its own.
-        assert!(matches!(
-            spawn(50, End::Ends, 4, usize::MAX).next(),
-            Err(DataError::HoldoutTooLarge { .. })
-        ));
+        assert!(matches!(spawn(50, End::Ends, 4, usize::MAX).next(), Err(DataError::HoldoutTooLarge { .. })));
         let zero = Loader::spawn(Box::new(numbers(5, End::Ends)), 0, 0);
         assert!(matches!(zero, Err(DataError::BatchRows { rows: 0, .. })));
         assert!(Loader::spawn(Box::new(numbers(5, End::Ends)), usize::MAX, 0).is_err());
@@ -615,14 +536,7 @@ mod tests {
             }
             match (end, loader.next()) {
                 (End::Fails, Err(DataError::NoInput)) => {}
-                (
-                    End::WrongWidth,
-                    Err(DataError::RowWidth {
-                        dense: 0,
-                        n_dense: 1,
-                        ..
-                    }),
-                ) => {}
+                (End::WrongWidth, Err(DataError::RowWidth { dense: 0, n_dense: 1, .. })) => {}
                 (End::Panics, Err(DataError::ReaderPanicked { message })) => {
                     assert_eq!(message, "out of numbers at 25");
                 }
@@ -647,11 +561,7 @@ mod tests {
             let begin = Instant::now();
             drop(loader);
             ended.try_recv().unwrap();
-            assert!(
-                begin.elapsed() < Duration::from_secs(5),
-                "{:?}",
-                begin.elapsed()
-            );
+            assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         }
     }
 
@@ -664,18 +574,10 @@ mod tests {
         while let Some(batch) = loader.next().unwrap() {
             assert!(loader.buffer_bytes() >= (row_bytes * (batch_rows + holdout) + 1000) as u64);
             let most = row_bytes * (batch_rows * (AHEAD + 2) + 2 * holdout) + 1000;
-            assert!(
-                loader.buffer_bytes() <= most as u64,
-                "{} > {most}",
-                loader.buffer_bytes()
-            );
+            assert!(loader.buffer_bytes() <= most as u64, "{} > {most}", loader.buffer_bytes());
             seen.insert(batch.keys.as_ptr());
             loader.recycle(batch);
         }
-        assert!(
-            seen.len() <= AHEAD + 2,
-            "{} buffers for 400 batches",
-            seen.len()
-        );
+        assert!(seen.len() <= AHEAD + 2, "{} buffers for 400 batches", seen.len());
     }
 }

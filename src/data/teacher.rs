@@ -65,22 +65,14 @@ impl Teacher {
             // Between a half and one and a half, so that features differ and none is mute.
             main_weights: std::array::from_fn(|i| 1.0 + 0.25 * weight(2, i).1.clamp(-2.0, 2.0)),
             pair_weights: std::array::from_fn(|i| if PAIRED.contains(&i) { 1.0 } else { 0.1 }),
-            scale: Parts {
-                dense: 1.0,
-                main: 1.0,
-                pair: 1.0,
-            },
+            scale: Parts { dense: 1.0, main: 1.0, pair: 1.0 },
             bias: 0.0,
         }
     }
 
     /// The parts for standardised dense values and one id per feature.
     pub(super) fn parts(&self, dense: &[f64; INTEGERS], ids: &[Id; CATEGORIES]) -> Parts {
-        let linear: f64 = dense
-            .iter()
-            .zip(&self.dense_weights)
-            .map(|(x, w)| x * w)
-            .sum();
+        let linear: f64 = dense.iter().zip(&self.dense_weights).map(|(x, w)| x * w).sum();
         let dense = linear + dense[0] * dense[4] - dense[2] * dense[7];
 
         let mut main = 0.0;
@@ -102,11 +94,7 @@ impl Teacher {
                 weight *= COORDINATE_DECAY;
             }
         }
-        let pair = sum
-            .iter()
-            .zip(&squares)
-            .map(|(s, q)| 0.5 * (s * s - q))
-            .sum();
+        let pair = sum.iter().zip(&squares).map(|(s, q)| 0.5 * (s * s - q)).sum();
         Parts { dense, main, pair }
     }
 
@@ -126,11 +114,7 @@ impl Teacher {
             let n = sample.len().max(1) as f64;
             let mean = sample.iter().map(part).sum::<f64>() / n;
             let variance = sample.iter().map(|p| (part(p) - mean).powi(2)).sum::<f64>() / n;
-            if variance > 0.0 {
-                target / variance.sqrt()
-            } else {
-                0.0
-            }
+            if variance > 0.0 { target / variance.sqrt() } else { 0.0 }
         };
         self.scale = Parts {
             dense: scale(DENSE_STD, |p| p.dense),
@@ -142,13 +126,8 @@ impl Teacher {
         let (mut low, mut high) = (-100.0, 100.0);
         for _ in 0..60 {
             let middle = 0.5 * (low + high);
-            let mean = logits.iter().map(|&z| sigmoid(middle + z)).sum::<f64>()
-                / logits.len().max(1) as f64;
-            if mean < ctr {
-                low = middle
-            } else {
-                high = middle
-            }
+            let mean = logits.iter().map(|&z| sigmoid(middle + z)).sum::<f64>() / logits.len().max(1) as f64;
+            if mean < ctr { low = middle } else { high = middle }
         }
         self.bias = 0.5 * (low + high);
     }
@@ -198,11 +177,7 @@ pub(super) fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
         below += others;
     }
     let clicks = scored.len() as f64 - below;
-    if clicks > 0.0 && below > 0.0 {
-        area / (clicks * below)
-    } else {
-        0.5
-    }
+    if clicks > 0.0 && below > 0.0 { area / (clicks * below) } else { 0.5 }
 }
 
 #[cfg(test)]
@@ -216,10 +191,7 @@ mod tests {
         assert_eq!(auc(vec![(0.1, true), (0.1, false)]), 0.5);
         assert_eq!(auc(vec![(0.1, true)]), 0.5);
         // Pairs (click, other): 0.8 beats both; 0.3 ties 0.3 and beats 0.2.
-        assert_eq!(
-            auc(vec![(0.8, true), (0.3, true), (0.3, false), (0.2, false)]),
-            3.5 / 4.0
-        );
+        assert_eq!(auc(vec![(0.8, true), (0.3, true), (0.3, false), (0.2, false)]), 3.5 / 4.0);
     }
 
     #[test]
@@ -238,12 +210,7 @@ mod tests {
 
     #[test]
     fn popular_ids_need_more_coordinates() {
-        let mean = |log_rank| {
-            (0..1000)
-                .map(|i| latent_need(log_rank, mix(i)) as f64)
-                .sum::<f64>()
-                / 1000.0
-        };
+        let mean = |log_rank| (0..1000).map(|i| latent_need(log_rank, mix(i)) as f64).sum::<f64>() / 1000.0;
         let needs = [1.0, 4.0, 7.0, 10.0, 17.0].map(mean);
         assert!(needs[..4].windows(2).all(|w| w[0] > w[1]), "{needs:?}");
         assert!(needs[0] > 7.0 && needs[4] == 0.0, "{needs:?}");
@@ -255,11 +222,7 @@ mod tests {
         let sample: Vec<Parts> = (0..5000)
             .map(|i| {
                 let z = normals(mix(i));
-                Parts {
-                    dense: 3.0 * z[0],
-                    main: 0.2 * z[1],
-                    pair: 50.0 * z[2] + 7.0,
-                }
+                Parts { dense: 3.0 * z[0], main: 0.2 * z[1], pair: 50.0 * z[2] + 7.0 }
             })
             .collect();
         teacher.calibrate(&sample, 0.3);

@@ -18,14 +18,7 @@ pub(super) struct Zipf {
 impl Zipf {
     /// `n >= 1` ranks, and a positive exponent.
     pub(super) fn new(n: u32, exponent: f64) -> Zipf {
-        let mut zipf = Zipf {
-            n: f64::from(n),
-            power: 1.0 - exponent,
-            exponent,
-            low: 0.0,
-            high: 0.0,
-            surely: 0.0,
-        };
+        let mut zipf = Zipf { n: f64::from(n), power: 1.0 - exponent, exponent, low: 0.0, high: 0.0, surely: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
         zipf.high = zipf.integral(zipf.n + 0.5);
         zipf.surely = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.mass(2.0));
@@ -54,19 +47,11 @@ impl Zipf {
     /// Antiderivative of [`mass`](Zipf::mass).
     fn integral(&self, x: f64) -> f64 {
         let log = x.ln();
-        if self.power.abs() < 1e-9 {
-            log
-        } else {
-            (self.power * log).exp_m1() / self.power
-        }
+        if self.power.abs() < 1e-9 { log } else { (self.power * log).exp_m1() / self.power }
     }
 
     fn inverse(&self, y: f64) -> f64 {
-        if self.power.abs() < 1e-9 {
-            y.exp()
-        } else {
-            ((self.power * y).ln_1p() / self.power).exp()
-        }
+        if self.power.abs() < 1e-9 { y.exp() } else { ((self.power * y).ln_1p() / self.power).exp() }
     }
 }
 
@@ -81,13 +66,7 @@ mod tests {
     /// Draws against the exact distribution: each rank of the head, and the head as a whole.
     #[test]
     fn shares_are_those_of_the_law() {
-        for (n, exponent) in [
-            (1, 1.1),
-            (3, 1.05),
-            (1000, 1.0),
-            (50_000, 1.07),
-            (1_000_000, 0.75),
-        ] {
+        for (n, exponent) in [(1, 1.1), (3, 1.05), (1000, 1.0), (50_000, 1.07), (1_000_000, 0.75)] {
             let zipf = Zipf::new(n, exponent);
             let mut rng = ChaCha8Rng::seed_from_u64(5);
             let draws = 400_000;
@@ -105,17 +84,10 @@ mod tests {
                 );
             };
             for k in 0..n.min(5) {
-                check(
-                    f64::from(k + 1).powf(-exponent) / norm,
-                    counts[k as usize],
-                    "rank",
-                );
+                check(f64::from(k + 1).powf(-exponent) / norm, counts[k as usize], "rank");
             }
             let head = n.min(1000);
-            let share = (1..=head)
-                .map(|k| f64::from(k).powf(-exponent))
-                .sum::<f64>()
-                / norm;
+            let share = (1..=head).map(|k| f64::from(k).powf(-exponent)).sum::<f64>() / norm;
             check(share, counts[..head as usize].iter().sum(), "head");
         }
     }

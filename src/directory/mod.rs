@@ -131,7 +131,12 @@ impl Directory {
 
     /// The row of this tag that `probe` accepts.
     #[inline]
-    pub(crate) fn find(&self, tag: u32, guard: &Guard, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Option<ChunkIndex> {
+    pub(crate) fn find(
+        &self,
+        tag: u32,
+        guard: &Guard,
+        mut probe: impl FnMut(ChunkIndex) -> Probe,
+    ) -> Option<ChunkIndex> {
         loop {
             let segment = self.segment(tag, guard);
             match segment.find(tag, &mut probe) {

@@ -33,20 +33,12 @@ impl DlrmConfig {
         self.dense_optimizer.validate()?;
         let widths = self.bottom.iter().chain(&self.top).chain([&self.dim]);
         if widths.clone().any(|&width| width == 0) {
-            return Err(TrainError::Config(
-                "a width of 0: dim and every hidden layer need at least 1".to_string(),
-            ));
+            return Err(TrainError::Config("a width of 0: dim and every hidden layer need at least 1".to_string()));
         }
-        let most = widths
-            .copied()
-            .chain([self.n_dense, self.n_features])
-            .max()
-            .unwrap_or(0);
+        let most = widths.copied().chain([self.n_dense, self.n_features]).max().unwrap_or(0);
         let limit = 1 << 20; // Products of two such sizes cannot overflow.
         if most > limit {
-            return Err(TrainError::Config(format!(
-                "a size of {most}: none may be above {limit}"
-            )));
+            return Err(TrainError::Config(format!("a size of {most}: none may be above {limit}")));
         }
         let vectors = self.n_features + usize::from(self.n_dense > 0);
         let crossed = pairs(vectors) + if self.n_dense > 0 { self.dim } else { 0 };
@@ -58,26 +50,17 @@ impl DlrmConfig {
         }
         let chain = |inputs: usize, widths: &[usize], last: usize| {
             let mut inputs = inputs;
-            widths
-                .iter()
-                .chain([&last])
-                .try_fold(0usize, |sum, &outputs| {
-                    let layer = outputs.checked_mul(inputs)?.checked_add(outputs)?;
-                    inputs = outputs;
-                    sum.checked_add(layer)
-                })
+            widths.iter().chain([&last]).try_fold(0usize, |sum, &outputs| {
+                let layer = outputs.checked_mul(inputs)?.checked_add(outputs)?;
+                inputs = outputs;
+                sum.checked_add(layer)
+            })
         };
-        let bottom = if self.n_dense > 0 {
-            chain(self.n_dense, &self.bottom, self.dim)
-        } else {
-            Some(0)
-        };
+        let bottom = if self.n_dense > 0 { chain(self.n_dense, &self.bottom, self.dim) } else { Some(0) };
         let total = bottom.and_then(|bottom| chain(crossed, &self.top, 1)?.checked_add(bottom));
         match total {
             Some(total) if total <= PARAMETERS_MAX => Ok(()),
-            _ => Err(TrainError::Config(format!(
-                "the MLPs have more than {PARAMETERS_MAX} parameters"
-            ))),
+            _ => Err(TrainError::Config(format!("the MLPs have more than {PARAMETERS_MAX} parameters"))),
         }
     }
 }

@@ -79,18 +79,8 @@ impl DenseNet {
         let has_bottom = config.n_dense > 0;
         let mut widths = config.bottom.clone();
         widths.push(config.dim);
-        let bottom = Mlp::new(
-            config.n_dense,
-            if has_bottom { &widths } else { &[] },
-            0,
-            true,
-        );
-        let interaction = Interaction {
-            kernels,
-            n_features: config.n_features,
-            dim: config.dim,
-            bottom: has_bottom,
-        };
+        let bottom = Mlp::new(config.n_dense, if has_bottom { &widths } else { &[] }, 0, true);
+        let interaction = Interaction { kernels, n_features: config.n_features, dim: config.dim, bottom: has_bottom };
         let mut widths = config.top.clone();
         widths.push(1);
         let top = Mlp::new(interaction.outputs(), &widths, bottom.end(0), false);
@@ -121,11 +111,7 @@ impl DenseNet {
     /// # Errors
     ///
     /// [`TrainError::Batch`] if a slice has not the length that `rows` asks for.
-    pub fn forward(
-        &mut self,
-        input: &DenseInput<'_>,
-        logits: &mut Vec<f32>,
-    ) -> Result<(), TrainError> {
+    pub fn forward(&mut self, input: &DenseInput<'_>, logits: &mut Vec<f32>) -> Result<(), TrainError> {
         self.check(input)?;
         self.pass(input, None);
         self.collect_logits(logits);
@@ -149,17 +135,11 @@ impl DenseNet {
         self.check(input)?;
         super::expect_len("labels", labels.len(), input.rows)?;
         if input.rows == 0 {
-            return Err(TrainError::Batch(
-                "a training batch has no rows".to_string(),
-            ));
+            return Err(TrainError::Batch("a training batch has no rows".to_string()));
         }
         self.pass(input, Some(labels));
         self.collect_logits(logits);
-        let loss = self.shards[..self.last.shards]
-            .iter()
-            .map(|shard| shard.loss)
-            .sum::<f64>()
-            / input.rows as f64;
+        let loss = self.shards[..self.last.shards].iter().map(|shard| shard.loss).sum::<f64>() / input.rows as f64;
         if !loss.is_finite() {
             self.went_back = false;
             return Err(TrainError::Diverged { loss });
@@ -176,10 +156,7 @@ impl DenseNet {
             return;
         };
         let mut states = self.state.chunks_mut(UPDATE_PIECE);
-        let pieces = self
-            .parameters
-            .chunks_mut(UPDATE_PIECE)
-            .zip(first.gradients.chunks(UPDATE_PIECE));
+        let pieces = self.parameters.chunks_mut(UPDATE_PIECE).zip(first.gradients.chunks(UPDATE_PIECE));
         for (w, g) in pieces {
             optimizer.step(kernels, w, states.next().unwrap_or_default(), g);
         }
@@ -191,31 +168,18 @@ impl DenseNet {
     ///
     /// [`TrainError::Batch`] if there is no such feature, `out` is not `rows · dim` long, or the last pass was
     /// [`forward`](Self::forward) alone.
-    pub fn copy_embedding_gradient(
-        &self,
-        feature: usize,
-        out: &mut [f32],
-    ) -> Result<(), TrainError> {
-        let Interaction {
-            dim, n_features, ..
-        } = self.interaction;
+    pub fn copy_embedding_gradient(&self, feature: usize, out: &mut [f32]) -> Result<(), TrainError> {
+        let Interaction { dim, n_features, .. } = self.interaction;
         if feature >= n_features {
-            return Err(TrainError::Batch(format!(
-                "feature {feature} is asked for and there are {n_features}"
-            )));
+            return Err(TrainError::Batch(format!("feature {feature} is asked for and there are {n_features}")));
         }
         if !self.went_back {
-            return Err(TrainError::Batch(
-                "gradients are asked for and the last pass was forward only".to_string(),
-            ));
+            return Err(TrainError::Batch("gradients are asked for and the last pass was forward only".to_string()));
         }
         super::expect_len("an embedding gradient", out.len(), self.last.rows * dim)?;
         let vectors = self.interaction.vectors();
         let at = (vectors - n_features + feature) * dim;
-        for (out, shard) in out
-            .chunks_mut(self.last.shard_rows.max(1) * dim)
-            .zip(&self.shards)
-        {
+        for (out, shard) in out.chunks_mut(self.last.shard_rows.max(1) * dim).zip(&self.shards) {
             let rows = shard.vector_gradients.chunks_exact(vectors * dim);
             for (out, row) in out.chunks_exact_mut(dim).zip(rows) {
                 out.copy_from_slice(&row[at..at + dim]);
@@ -227,17 +191,11 @@ impl DenseNet {
     /// Every parameter by name, bottom to top, weight before bias.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
-        let gradients = self
-            .shards
-            .first()
-            .map_or(&[][..], |shard| &shard.gradients);
+        let gradients = self.shards.first().map_or(&[][..], |shard| &shard.gradients);
         let mut all = Vec::new();
         for (mlp, name) in [(&self.bottom, "bottom"), (&self.top, "top")] {
             for (i, layer) in mlp.layers.iter().enumerate() {
-                for (kind, range, columns) in [
-                    ("weight", layer.weight(), layer.inputs),
-                    ("bias", layer.bias(), 1),
-                ] {
+                for (kind, range, columns) in [("weight", layer.weight(), layer.inputs), ("bias", layer.bias(), 1)] {
                     all.push(Parameter {
                         name: format!("{name}.{i}.{kind}"),
                         rows: layer.outputs,
@@ -273,11 +231,7 @@ impl DenseNet {
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
         let shards = self.shards.iter().map(Shard::bytes).sum::<usize>();
-        let workspaces = self
-            .workspaces
-            .iter()
-            .map(|workspace| workspace.lock().bytes())
-            .sum::<usize>();
+        let workspaces = self.workspaces.iter().map(|workspace| workspace.lock().bytes()).sum::<usize>();
         (shards + workspaces) as u64
     }
 
@@ -286,28 +240,14 @@ impl DenseNet {
     }
 
     fn check(&self, input: &DenseInput<'_>) -> Result<(), TrainError> {
-        let Interaction {
-            dim, n_features, ..
-        } = self.interaction;
-        super::expect_len(
-            "dense features",
-            input.dense.len(),
-            input.rows * self.n_dense,
-        )?;
-        super::expect_len(
-            "embeddings",
-            input.embeddings.len(),
-            n_features * input.rows * dim,
-        )
+        let Interaction { dim, n_features, .. } = self.interaction;
+        super::expect_len("dense features", input.dense.len(), input.rows * self.n_dense)?;
+        super::expect_len("embeddings", input.embeddings.len(), n_features * input.rows * dim)
     }
 
     /// Runs every shard forward and, given labels, back.
     fn pass(&mut self, input: &DenseInput<'_>, labels: Option<&[f32]>) {
-        let cut = if input.rows == 0 {
-            Cut::default()
-        } else {
-            Cut::new(input.rows)
-        };
+        let cut = if input.rows == 0 { Cut::default() } else { Cut::new(input.rows) };
         self.last = cut;
         self.went_back = labels.is_some();
         if self.shards.len() < cut.shards {
@@ -325,41 +265,16 @@ impl DenseNet {
         self.shards = shards;
     }
 
-    fn shard_forward(
-        &self,
-        input: &DenseInput<'_>,
-        cut: Cut,
-        i: usize,
-        work: &mut Workspace,
-        shard: &mut Shard,
-    ) {
+    fn shard_forward(&self, input: &DenseInput<'_>, cut: Cut, i: usize, work: &mut Workspace, shard: &mut Shard) {
         let (first, rows) = (cut.first(i), cut.len(i));
         let dense = &input.dense[first * self.n_dense..][..rows * self.n_dense];
-        let embeddings = Embeddings {
-            values: input.embeddings,
-            batch: input.rows,
-            first,
-        };
-        self.bottom.forward(
-            self.kernels,
-            &self.parameters,
-            dense,
-            rows,
-            &mut work.bottom,
-        );
+        let embeddings = Embeddings { values: input.embeddings, batch: input.rows, first };
+        self.bottom.forward(self.kernels, &self.parameters, dense, rows, &mut work.bottom);
         let crossed = &mut work.crossed[..rows * self.interaction.outputs()];
-        self.interaction.forward(
-            work.bottom.output(&self.bottom, rows),
-            embeddings,
-            &mut work.z,
-            crossed,
-        );
-        self.top
-            .forward(self.kernels, &self.parameters, crossed, rows, &mut work.top);
+        self.interaction.forward(work.bottom.output(&self.bottom, rows), embeddings, &mut work.z, crossed);
+        self.top.forward(self.kernels, &self.parameters, crossed, rows, &mut work.top);
         shard.logits.clear();
-        shard
-            .logits
-            .extend_from_slice(work.top.output(&self.top, rows));
+        shard.logits.extend_from_slice(work.top.output(&self.top, rows));
     }
 
     fn shard_backward(
@@ -373,71 +288,28 @@ impl DenseNet {
     ) {
         let (first, rows) = (cut.first(i), cut.len(i));
         let dense = &input.dense[first * self.n_dense..][..rows * self.n_dense];
-        let embeddings = Embeddings {
-            values: input.embeddings,
-            batch: input.rows,
-            first,
-        };
+        let embeddings = Embeddings { values: input.embeddings, batch: input.rows, first };
         let (vectors, dim) = (self.interaction.vectors(), self.interaction.dim);
-        let Workspace {
-            bottom,
-            top,
-            crossed,
-            z,
-            flow,
-        } = work;
+        let Workspace { bottom, top, crossed, z, flow } = work;
         shard.gradients.resize(self.parameters.len(), 0.0);
         shard.vector_gradients.resize(rows * vectors * dim, 0.0);
 
         let labels = &labels[first..first + rows];
-        shard.loss = loss::backward(
-            &shard.logits,
-            labels,
-            input.rows,
-            &mut flow.gradient[..rows],
-        );
+        shard.loss = loss::backward(&shard.logits, labels, input.rows, &mut flow.gradient[..rows]);
         let crossed = &crossed[..rows * self.interaction.outputs()];
-        let pass = Pass {
-            rows,
-            input: crossed,
-            activations: top,
-            stop_at_input: false,
-        };
-        self.top.backward(
-            self.kernels,
-            &self.parameters,
-            pass,
-            flow,
-            &mut shard.gradients,
-        );
+        let pass = Pass { rows, input: crossed, activations: top, stop_at_input: false };
+        self.top.backward(self.kernels, &self.parameters, pass, flow, &mut shard.gradients);
 
         let output = bottom.output(&self.bottom, rows);
         let crossed_gradient = &flow.gradient[..crossed.len()];
-        self.interaction.backward(
-            output,
-            embeddings,
-            z,
-            crossed_gradient,
-            &mut shard.vector_gradients,
-        );
+        self.interaction.backward(output, embeddings, z, crossed_gradient, &mut shard.vector_gradients);
         if self.interaction.bottom {
             let rows_of = shard.vector_gradients.chunks_exact(vectors * dim);
             for (to, from) in flow.gradient.chunks_exact_mut(dim).zip(rows_of) {
                 to.copy_from_slice(&from[..dim]);
             }
-            let pass = Pass {
-                rows,
-                input: dense,
-                activations: bottom,
-                stop_at_input: true,
-            };
-            self.bottom.backward(
-                self.kernels,
-                &self.parameters,
-                pass,
-                flow,
-                &mut shard.gradients,
-            );
+            let pass = Pass { rows, input: dense, activations: bottom, stop_at_input: true };
+            self.bottom.backward(self.kernels, &self.parameters, pass, flow, &mut shard.gradients);
         }
     }
 
@@ -454,9 +326,7 @@ impl DenseNet {
             }
             Ok::<(), std::convert::Infallible>(())
         };
-        let Ok(()) = self
-            .workers
-            .try_pieces(&mut first.gradients, UPDATE_PIECE, sum);
+        let Ok(()) = self.workers.try_pieces(&mut first.gradients, UPDATE_PIECE, sum);
     }
 
     fn collect_logits(&self, logits: &mut Vec<f32>) {

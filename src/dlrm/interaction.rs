@@ -51,13 +51,7 @@ impl Interaction {
 
     /// `out: [rows, outputs()]` from `bottom: [rows, dim]` (empty if there is none) and the embeddings.
     /// `z: [vectors(), dim]` is scratch.
-    pub(super) fn forward(
-        &self,
-        bottom: &[f32],
-        embeddings: Embeddings<'_>,
-        z: &mut [f32],
-        out: &mut [f32],
-    ) {
+    pub(super) fn forward(&self, bottom: &[f32], embeddings: Embeddings<'_>, z: &mut [f32], out: &mut [f32]) {
         for (row, out) in out.chunks_exact_mut(self.outputs().max(1)).enumerate() {
             self.collect(bottom, embeddings, row, z);
             let (passed, dots) = out.split_at_mut(self.passed());
@@ -75,9 +69,7 @@ impl Interaction {
         dout: &[f32],
         dz: &mut [f32],
     ) {
-        let rows = dout
-            .chunks_exact(self.outputs().max(1))
-            .zip(dz.chunks_exact_mut(z.len().max(1)));
+        let rows = dout.chunks_exact(self.outputs().max(1)).zip(dz.chunks_exact_mut(z.len().max(1)));
         for (row, (dout, dz)) in rows.enumerate() {
             self.collect(bottom, embeddings, row, z);
             let (passed, dots) = dout.split_at(self.passed());

@@ -17,11 +17,7 @@ pub fn binary_cross_entropy(logit: f32, label: f32) -> f64 {
 pub fn sigmoid(logit: f32) -> f64 {
     let x = f64::from(logit);
     let small = (-x.abs()).exp();
-    if x < 0.0 {
-        small / (1.0 + small)
-    } else {
-        1.0 / (1.0 + small)
-    }
+    if x < 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) }
 }
 
 /// Writes the gradient of the batch's mean loss by each logit, `(p - y) / rows`, and returns the sum of
@@ -63,22 +59,14 @@ mod tests {
         let (logits, labels) = ([-2.0f32, 0.25, 3.0], [1.0f32, 0.0, 0.5]);
         let mut gradient = [0.0; 3];
         let sum = backward(&logits, &labels, 3, &mut gradient);
-        let exact: f64 = logits
-            .iter()
-            .zip(&labels)
-            .map(|(x, y)| binary_cross_entropy(*x, *y))
-            .sum();
+        let exact: f64 = logits.iter().zip(&labels).map(|(x, y)| binary_cross_entropy(*x, *y)).sum();
         assert!((sum - exact).abs() < 1e-12);
         for i in 0..3 {
             let step = 1.0 / 64.0; // Exact in f32 for these logits.
             let slope = (binary_cross_entropy(logits[i] + step, labels[i])
                 - binary_cross_entropy(logits[i] - step, labels[i]))
                 / (2.0 * f64::from(step) * 3.0);
-            assert!(
-                (f64::from(gradient[i]) - slope).abs() < 1e-4,
-                "{i}: {} {slope}",
-                gradient[i]
-            );
+            assert!((f64::from(gradient[i]) - slope).abs() < 1e-4, "{i}: {} {slope}", gradient[i]);
         }
     }
 }

@@ -18,18 +18,8 @@ struct Operand<'a> {
 
 impl<'a> Operand<'a> {
     fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(
-            values.len(),
-            rows * columns,
-            "a matrix of {rows} x {columns}"
-        );
-        Self {
-            values,
-            rows,
-            columns,
-            row_stride: columns,
-            column_stride: 1,
-        }
+        assert_eq!(values.len(), rows * columns, "a matrix of {rows} x {columns}");
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
     fn transposed(self) -> Self {
@@ -53,44 +43,20 @@ pub(super) struct Shape {
 
 /// `y = x·wᵀ`.
 pub(super) fn forward(y: &mut [f32], x: &[f32], w: &[f32], shape: Shape) {
-    let Shape {
-        rows,
-        inputs,
-        outputs,
-    } = shape;
-    product(
-        y,
-        Operand::new(x, rows, inputs),
-        Operand::new(w, outputs, inputs).transposed(),
-    );
+    let Shape { rows, inputs, outputs } = shape;
+    product(y, Operand::new(x, rows, inputs), Operand::new(w, outputs, inputs).transposed());
 }
 
 /// `dx = dy·w`.
 pub(super) fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], shape: Shape) {
-    let Shape {
-        rows,
-        inputs,
-        outputs,
-    } = shape;
-    product(
-        dx,
-        Operand::new(dy, rows, outputs),
-        Operand::new(w, outputs, inputs),
-    );
+    let Shape { rows, inputs, outputs } = shape;
+    product(dx, Operand::new(dy, rows, outputs), Operand::new(w, outputs, inputs));
 }
 
 /// `dw = dyᵀ·x`, overwriting `dw`.
 pub(super) fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], shape: Shape) {
-    let Shape {
-        rows,
-        inputs,
-        outputs,
-    } = shape;
-    product(
-        dw,
-        Operand::new(dy, rows, outputs).transposed(),
-        Operand::new(x, rows, inputs),
-    );
+    let Shape { rows, inputs, outputs } = shape;
+    product(dw, Operand::new(dy, rows, outputs).transposed(), Operand::new(x, rows, inputs));
 }
 
 /// `out = a·b`, overwriting `out: [a.rows, b.columns]`.
@@ -139,21 +105,14 @@ mod tests {
         a: impl Fn(usize, usize) -> f32,
         b: impl Fn(usize, usize) -> f32,
     ) -> Vec<f64> {
-        let cell = |i: usize, j: usize| {
-            (0..k)
-                .map(|l| f64::from(a(i, l)) * f64::from(b(l, j)))
-                .sum()
-        };
+        let cell = |i: usize, j: usize| (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j))).sum();
         (0..m * n).map(|at| cell(at / n, at % n)).collect()
     }
 
     fn close(got: &[f32], expected: &[f64]) {
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(expected) {
-            assert!(
-                (f64::from(*got) - expected).abs() < 1e-4,
-                "{got} is not {expected}"
-            );
+            assert!((f64::from(*got) - expected).abs() < 1e-4, "{got} is not {expected}");
         }
     }
 
@@ -163,24 +122,9 @@ mod tests {
 
     #[test]
     fn the_three_products_follow_their_definitions() {
-        for (rows, inputs, outputs) in [
-            (1, 1, 1),
-            (1, 7, 3),
-            (5, 1, 4),
-            (9, 13, 1),
-            (33, 17, 40),
-            (64, 67, 32),
-        ] {
-            let shape = Shape {
-                rows,
-                inputs,
-                outputs,
-            };
-            let (x, w, dy) = (
-                values(rows * inputs, 0.7),
-                values(outputs * inputs, 0.3),
-                values(rows * outputs, 0.9),
-            );
+        for (rows, inputs, outputs) in [(1, 1, 1), (1, 7, 3), (5, 1, 4), (9, 13, 1), (33, 17, 40), (64, 67, 32)] {
+            let shape = Shape { rows, inputs, outputs };
+            let (x, w, dy) = (values(rows * inputs, 0.7), values(outputs * inputs, 0.3), values(rows * outputs, 0.9));
             let x_at = |i: usize, j: usize| x[i * inputs + j];
             let w_at = |i: usize, j: usize| w[i * inputs + j];
             let dy_at = |i: usize, j: usize| dy[i * outputs + j];

@@ -41,11 +41,7 @@ pub fn auc(logits: &[f32], labels: &[f32]) -> Option<f64> {
         return None;
     }
     // Adding zero turns -0.0 into 0.0, so that total_cmp sees the tie.
-    let mut rows: Vec<(f32, bool)> = logits
-        .iter()
-        .zip(labels)
-        .map(|(x, y)| (x + 0.0, *y > 0.5))
-        .collect();
+    let mut rows: Vec<(f32, bool)> = logits.iter().zip(labels).map(|(x, y)| (x + 0.0, *y > 0.5)).collect();
     rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let mut pairs = PairCount::default();
     for tie in rows.chunk_by(|a, b| a.0 == b.0) {
@@ -66,8 +62,7 @@ struct PairCount {
 
 impl PairCount {
     fn add_tie(&mut self, positives: u64, negatives: u64) {
-        self.twice_right +=
-            u128::from(positives) * (2 * u128::from(self.negatives) + u128::from(negatives));
+        self.twice_right += u128::from(positives) * (2 * u128::from(self.negatives) + u128::from(negatives));
         self.positives += positives;
         self.negatives += negatives;
     }
@@ -120,11 +115,7 @@ impl LossSums {
 
     /// Mean log-loss in nats.
     pub fn log_loss(&self) -> Option<f64> {
-        if self.rows == 0 {
-            None
-        } else {
-            finite(self.loss / self.rows as f64)
-        }
+        if self.rows == 0 { None } else { finite(self.loss / self.rows as f64) }
     }
 
     /// Normalised entropy over the same rows.
@@ -194,11 +185,7 @@ pub struct HistogramAuc {
 
 impl Default for HistogramAuc {
     fn default() -> Self {
-        HistogramAuc {
-            positives: vec![0; BINS],
-            negatives: vec![0; BINS],
-            not_numbers: 0,
-        }
+        HistogramAuc { positives: vec![0; BINS], negatives: vec![0; BINS], not_numbers: 0 }
     }
 }
 
@@ -295,15 +282,9 @@ mod tests {
                 *x = (*x * 4.0).round() / 4.0; // many ties, both zeros among them
             }
             let (ours, by_pairs) = (auc(&logits, &labels), auc_by_pairs(&logits, &labels));
-            assert!(
-                (ours.unwrap() - by_pairs.unwrap()).abs() < 1e-12,
-                "{ours:?} {by_pairs:?}"
-            );
+            assert!((ours.unwrap() - by_pairs.unwrap()).abs() < 1e-12, "{ours:?} {by_pairs:?}");
         }
-        assert_eq!(
-            auc(&[0.1, 0.2, 0.3, 0.4], &[0.0, 1.0, 0.0, 1.0]),
-            Some(0.75)
-        );
+        assert_eq!(auc(&[0.1, 0.2, 0.3, 0.4], &[0.0, 1.0, 0.0, 1.0]), Some(0.75));
         assert_eq!(auc(&[0.0, -0.0], &[1.0, 0.0]), Some(0.5));
     }
 
@@ -316,10 +297,7 @@ mod tests {
                 histogram.add(x, y);
             }
             let (close, exact) = (histogram.auc().unwrap(), auc(&logits, &labels).unwrap());
-            assert!(
-                (close - exact).abs() < 1e-4,
-                "scale {scale}: {close} against {exact}"
-            );
+            assert!((close - exact).abs() < 1e-4, "scale {scale}: {close} against {exact}");
         }
     }
 
@@ -332,18 +310,12 @@ mod tests {
         for x in [-6.0f32, -0.5, 0.0, 0.25, 7.0] {
             for y in [0.0f32, 1.0] {
                 let (ours, theirs) = (row_log_loss(x, y), plain(f64::from(x), f64::from(y)));
-                assert!(
-                    (ours - theirs).abs() < 1e-12,
-                    "x {x}, y {y}: {ours} against {theirs}"
-                );
+                assert!((ours - theirs).abs() < 1e-12, "x {x}, y {y}: {ours} against {theirs}");
             }
         }
         assert_eq!(row_log_loss(200.0, 0.0), 200.0);
         assert!(row_log_loss(200.0, 1.0) < 1e-80);
-        assert_eq!(
-            log_loss(&[0.0, 0.0], &[1.0, 0.0]),
-            Some(std::f64::consts::LN_2)
-        );
+        assert_eq!(log_loss(&[0.0, 0.0], &[1.0, 0.0]), Some(std::f64::consts::LN_2));
     }
 
     #[test]
@@ -372,13 +344,7 @@ mod tests {
         assert_eq!(one_class.metrics(), Metrics::default());
         one_class.clear();
         one_class.add(&[f32::INFINITY, 0.1], &[0.0, 1.0]);
-        assert_eq!(
-            one_class.metrics(),
-            Metrics {
-                auc: Some(0.0),
-                ..Metrics::default()
-            }
-        );
+        assert_eq!(one_class.metrics(), Metrics { auc: Some(0.0), ..Metrics::default() });
         let mut histogram = HistogramAuc::default();
         assert_eq!(histogram.auc(), None);
         histogram.add(&[f32::INFINITY, f32::NEG_INFINITY], &[1.0, 0.0]);

@@ -35,11 +35,7 @@ impl Layer {
     }
 
     fn shape(&self, rows: usize) -> Shape {
-        Shape {
-            rows,
-            inputs: self.inputs,
-            outputs: self.outputs,
-        }
+        Shape { rows, inputs: self.inputs, outputs: self.outputs }
     }
 }
 
@@ -73,10 +69,7 @@ impl Activations {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.layers
-            .iter()
-            .map(|buffer| buffer.capacity() * size_of::<f32>())
-            .sum()
+        self.layers.iter().map(|buffer| buffer.capacity() * size_of::<f32>()).sum()
     }
 }
 
@@ -94,12 +87,7 @@ impl Mlp {
         let mut layers = Vec::with_capacity(widths.len());
         let (mut inputs, mut start) = (inputs, start);
         for (i, &outputs) in widths.iter().enumerate() {
-            let layer = Layer {
-                inputs,
-                outputs,
-                start,
-                relu: relu_last || i + 1 < widths.len(),
-            };
+            let layer = Layer { inputs, outputs, start, relu: relu_last || i + 1 < widths.len() };
             start = layer.bias().end;
             inputs = outputs;
             layers.push(layer);
@@ -114,11 +102,7 @@ impl Mlp {
 
     /// The widest input or output.
     pub(super) fn widest(&self) -> usize {
-        self.layers
-            .iter()
-            .map(|layer| layer.inputs.max(layer.outputs))
-            .max()
-            .unwrap_or(0)
+        self.layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(0)
     }
 
     /// Draws weights from N(0, 2/(inputs + outputs)) and biases from N(0, 1/outputs), given as variances:
@@ -173,8 +157,7 @@ impl Mlp {
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let dy = &mut flow.gradient[..rows * layer.outputs];
             let y = &pass.activations.layers[i][..dy.len()];
-            let (dw, db) =
-                gradients[layer.start..layer.bias().end].split_at_mut(layer.weight().len());
+            let (dw, db) = gradients[layer.start..layer.bias().end].split_at_mut(layer.weight().len());
             if layer.relu {
                 kernels.relu_bias_backward(dy, y, db);
             } else {
@@ -244,11 +227,7 @@ mod tests {
         let variance = |range: Range<usize>| {
             let values = &parameters[range];
             let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
-            values
-                .iter()
-                .map(|x| (f64::from(*x) - mean).powi(2))
-                .sum::<f64>()
-                / values.len() as f64
+            values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / values.len() as f64
         };
         let layer = &mlp.layers[0];
         assert!((variance(layer.weight()) / (2.0 / 320.0) - 1.0).abs() < 0.05);

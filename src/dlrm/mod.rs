@@ -30,8 +30,8 @@ mod dense;
 mod interaction;
 pub mod loss;
 mod matmul;
-mod mlp;
 pub mod metrics;
+mod mlp;
 mod model;
 mod optim;
 pub mod run;
@@ -79,7 +79,5 @@ fn expect_len(what: &str, len: usize, expected: usize) -> Result<(), TrainError>
     if len == expected {
         return Ok(());
     }
-    Err(TrainError::Batch(format!(
-        "{what}: {len} values where the model's shape asks for {expected}"
-    )))
+    Err(TrainError::Batch(format!("{what}: {len} values where the model's shape asks for {expected}")))
 }

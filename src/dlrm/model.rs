@@ -76,12 +76,7 @@ impl Dlrm {
     /// # Errors
     ///
     /// [`TrainError::Batch`] and [`TrainError::Store`], as [`train_step`](Self::train_step).
-    pub fn forward(
-        &mut self,
-        store: &Store,
-        batch: &Batch,
-        logits: &mut Vec<f32>,
-    ) -> Result<(), TrainError> {
+    pub fn forward(&mut self, store: &Store, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), TrainError> {
         let workers = self.net.workers().clone();
         workers.run(|| {
             self.gather(store, batch)?;
@@ -99,25 +94,15 @@ impl Dlrm {
     /// * [`TrainError::Diverged`]: the loss is not finite. Nothing was changed.
     /// * [`TrainError::Store`]: the store refused, for instance for want of room. Other tables may have been updated;
     ///   the dense parameters were not.
-    pub fn train_step(
-        &mut self,
-        store: &Store,
-        batch: &Batch,
-        logits: &mut Vec<f32>,
-    ) -> Result<StepLoss, TrainError> {
+    pub fn train_step(&mut self, store: &Store, batch: &Batch, logits: &mut Vec<f32>) -> Result<StepLoss, TrainError> {
         let workers = self.net.workers().clone();
         workers.run(|| {
             self.gather(store, batch)?;
-            let mean = self
-                .net
-                .backward(&input(batch, &self.embeddings), &batch.labels, logits)?;
+            let mean = self.net.backward(&input(batch, &self.embeddings), &batch.labels, logits)?;
             self.train_tables(store, batch)?;
             self.net.update();
             store.step()?;
-            Ok(StepLoss {
-                mean,
-                rows: batch.rows,
-            })
+            Ok(StepLoss { mean, rows: batch.rows })
         })
     }
 
@@ -155,11 +140,9 @@ impl Dlrm {
         self.check(store, batch)?;
         let values = batch.rows * self.dim;
         self.embeddings.resize(self.n_features * values, 0.0);
-        self.net
-            .workers()
-            .try_pieces(&mut self.embeddings, values, |feature, out| {
-                store.gather(TableId::new(feature), batch.feature_keys(feature), out)
-            })?;
+        self.net.workers().try_pieces(&mut self.embeddings, values, |feature, out| {
+            store.gather(TableId::new(feature), batch.feature_keys(feature), out)
+        })?;
         Ok(())
     }
 
@@ -186,9 +169,5 @@ impl Dlrm {
 }
 
 fn input<'a>(batch: &'a Batch, embeddings: &'a [f32]) -> DenseInput<'a> {
-    DenseInput {
-        rows: batch.rows,
-        dense: &batch.dense,
-        embeddings,
-    }
+    DenseInput { rows: batch.rows, dense: &batch.dense, embeddings }
 }

@@ -27,15 +27,9 @@ impl DenseOptimizer {
     pub(super) fn validate(self) -> Result<(), TrainError> {
         let checks = match self {
             Self::Sgd { lr } => [("lr", lr), ("lr", lr), ("lr", lr)],
-            Self::Adagrad {
-                lr,
-                eps,
-                initial_accumulator,
-            } => [
-                ("lr", lr),
-                ("eps", eps),
-                ("initial_accumulator", initial_accumulator),
-            ],
+            Self::Adagrad { lr, eps, initial_accumulator } => {
+                [("lr", lr), ("eps", eps), ("initial_accumulator", initial_accumulator)]
+            }
         };
         for (what, value) in checks {
             if !(value.is_finite() && value >= 0.0) {
@@ -51,10 +45,7 @@ impl DenseOptimizer {
     pub(super) fn state(self, len: usize) -> Vec<f32> {
         match self {
             Self::Sgd { .. } => Vec::new(),
-            Self::Adagrad {
-                initial_accumulator,
-                ..
-            } => vec![initial_accumulator; len],
+            Self::Adagrad { initial_accumulator, .. } => vec![initial_accumulator; len],
         }
     }
 

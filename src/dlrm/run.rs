@@ -26,9 +26,7 @@ impl RunConfig {
 
 impl Default for RunConfig {
     fn default() -> Self {
-        RunConfig {
-            window_rows: Self::WINDOW_ROWS,
-        }
+        RunConfig { window_rows: Self::WINDOW_ROWS }
     }
 }
 
@@ -162,10 +160,7 @@ pub fn run(
     let report = state.into_report(model, loader);
     match scored {
         Ok(()) => Ok(report),
-        Err(error) => Err(RunFailure {
-            error,
-            so_far: Box::new(report),
-        }),
+        Err(error) => Err(RunFailure { error, so_far: Box::new(report) }),
     }
 }
 
@@ -267,12 +262,7 @@ impl<'a> Progress<'a> {
     }
 
     /// Scores the held-out tail; a set stop flag leaves it unscored.
-    fn score_holdout(
-        &mut self,
-        model: &mut Dlrm,
-        loader: &mut Loader,
-        stop: &AtomicBool,
-    ) -> Result<(), RunError> {
+    fn score_holdout(&mut self, model: &mut Dlrm, loader: &mut Loader, stop: &AtomicBool) -> Result<(), RunError> {
         let mut logits = Vec::new();
         let batches = loader.holdout();
         self.holdout_bytes = batches.iter().map(Batch::bytes).sum();
@@ -289,11 +279,7 @@ impl<'a> Progress<'a> {
     }
 
     fn progressive(&self) -> Metrics {
-        Metrics {
-            auc: self.histogram.auc(),
-            logloss: self.losses.log_loss(),
-            ne: self.losses.normalized_entropy(),
-        }
+        Metrics { auc: self.histogram.auc(), logloss: self.losses.log_loss(), ne: self.losses.normalized_entropy() }
     }
 
     fn into_report(self, model: &Dlrm, loader: &Loader) -> RunReport {
@@ -346,9 +332,5 @@ pub fn mean_live_dims(table: &TableStats) -> f64 {
 
 /// Rows per second; 0 when no time passed.
 fn rate(rows: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 {
-        rows as f64 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { rows as f64 / seconds } else { 0.0 }
 }

@@ -22,11 +22,7 @@ impl Cut {
     pub(super) fn new(rows: usize) -> Self {
         let shards = (rows / SHARD_ROWS_MIN).clamp(1, SHARDS_MAX);
         let shard_rows = rows.div_ceil(shards).next_multiple_of(SHARD_ROWS_STEP);
-        Self {
-            rows,
-            shard_rows,
-            shards: rows.div_ceil(shard_rows),
-        }
+        Self { rows, shard_rows, shards: rows.div_ceil(shard_rows) }
     }
 
     pub(super) fn first(self, shard: usize) -> usize {
@@ -64,21 +60,14 @@ pub(super) struct Workspace {
 
 impl Shard {
     pub(super) fn bytes(&self) -> usize {
-        let values =
-            self.logits.capacity() + self.gradients.capacity() + self.vector_gradients.capacity();
+        let values = self.logits.capacity() + self.gradients.capacity() + self.vector_gradients.capacity();
         values * size_of::<f32>()
     }
 }
 
 impl Workspace {
     /// Room for `rows` rows; never shrinks.
-    pub(super) fn reserve(
-        &mut self,
-        bottom: &Mlp,
-        interaction: &Interaction,
-        top: &Mlp,
-        rows: usize,
-    ) {
+    pub(super) fn reserve(&mut self, bottom: &Mlp, interaction: &Interaction, top: &Mlp, rows: usize) {
         self.bottom.reserve(bottom, rows);
         self.top.reserve(top, rows);
         grow(&mut self.crossed, rows * interaction.outputs());

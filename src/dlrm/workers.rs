@@ -19,9 +19,7 @@ pub(super) struct Workers {
 impl Workers {
     pub(super) fn new(threads: usize) -> Result<Self, TrainError> {
         if threads == 0 || threads > THREADS_MAX {
-            return Err(TrainError::Config(format!(
-                "threads is {threads}; it must be from 1 to {THREADS_MAX}"
-            )));
+            return Err(TrainError::Config(format!("threads is {threads}; it must be from 1 to {THREADS_MAX}")));
         }
         if threads == 1 {
             return Ok(Self { pool: None });
@@ -30,27 +28,17 @@ impl Workers {
             .num_threads(threads)
             .thread_name(|i| format!("dlrm-{i}"))
             .build()
-            .map_err(|error| TrainError::Threads {
-                threads,
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
-            pool: Some(Arc::new(pool)),
-        })
+            .map_err(|error| TrainError::Threads { threads, reason: error.to_string() })?;
+        Ok(Self { pool: Some(Arc::new(pool)) })
     }
 
     pub(super) fn count(&self) -> usize {
-        self.pool
-            .as_ref()
-            .map_or(1, |pool| pool.current_num_threads())
+        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
     }
 
     /// Which of the threads this is, below [`count`](Self::count). Meaningful inside [`run`](Self::run).
     pub(super) fn current(&self) -> usize {
-        self.pool
-            .as_ref()
-            .and_then(|pool| pool.current_thread_index())
-            .unwrap_or(0)
+        self.pool.as_ref().and_then(|pool| pool.current_thread_index()).unwrap_or(0)
     }
 
     /// Runs `work` on one of the threads, so that the calls it makes hand over work without being handed
@@ -63,24 +51,11 @@ impl Workers {
     }
 
     /// Runs `work` on every item, each on any of the threads.
-    pub(super) fn each<T: Send>(
-        &self,
-        items: &mut [T],
-        work: impl Fn(usize, &mut T) + Send + Sync,
-    ) {
+    pub(super) fn each<T: Send>(&self, items: &mut [T], work: impl Fn(usize, &mut T) + Send + Sync) {
         match &self.pool {
-            None => items
-                .iter_mut()
-                .enumerate()
-                .for_each(|(i, item)| work(i, item)),
+            None => items.iter_mut().enumerate().for_each(|(i, item)| work(i, item)),
             Some(pool) => {
-                pool.install(|| {
-                    items
-                        .par_iter_mut()
-                        .with_max_len(1)
-                        .enumerate()
-                        .for_each(|(i, item)| work(i, item))
-                });
+                pool.install(|| items.par_iter_mut().with_max_len(1).enumerate().for_each(|(i, item)| work(i, item)));
             }
         }
     }
@@ -95,10 +70,7 @@ impl Workers {
     ) -> Result<(), E> {
         let len = len.max(1);
         match &self.pool {
-            None => values
-                .chunks_mut(len)
-                .enumerate()
-                .try_for_each(|(i, piece)| work(i, piece)),
+            None => values.chunks_mut(len).enumerate().try_for_each(|(i, piece)| work(i, piece)),
             Some(pool) => pool.install(|| {
                 let pieces = values.par_chunks_mut(len).with_max_len(1).enumerate();
                 pieces.try_for_each(|(i, piece)| work(i, piece))

@@ -82,19 +82,12 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
             let color = RGBColor(line.color.0, line.color.1, line.color.2);
             if line.filled {
                 let points = line.points.iter().copied();
-                chart
-                    .draw_series(AreaSeries::new(points, axes.y.start, color.mix(0.18)))
-                    .ok()?;
+                chart.draw_series(AreaSeries::new(points, axes.y.start, color.mix(0.18))).ok()?;
             }
             let points = line.points.iter().copied();
-            chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))
-                .ok()?;
+            chart.draw_series(LineSeries::new(points, color.stroke_width(2))).ok()?;
             if line.dots && line.points.len() <= DOTTED_POINTS {
-                let dots = line
-                    .points
-                    .iter()
-                    .map(|&point| Circle::new(point, 3, color.filled()));
+                let dots = line.points.iter().map(|&point| Circle::new(point, 3, color.filled()));
                 chart.draw_series(dots).ok()?;
             }
         }
@@ -107,9 +100,7 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
 pub(super) fn range_around(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-            (low.min(v), high.max(v))
-        });
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low > high {
         return 0.0..1.0;
     }
@@ -120,11 +111,7 @@ pub(super) fn range_around(values: impl Iterator<Item = f64>) -> Range<f64> {
 /// Decimals that tell about seven ticks of `range` apart.
 fn decimals(range: &Range<f64>) -> usize {
     let step = (range.end - range.start) / 7.0;
-    if step > 0.0 {
-        (-step.log10()).ceil().clamp(0.0, 8.0) as usize
-    } else {
-        2
-    }
+    if step > 0.0 { (-step.log10()).ceil().clamp(0.0, 8.0) as usize } else { 2 }
 }
 
 /// `250k`, `1.5M`: rows on the horizontal axis.
@@ -144,10 +131,7 @@ mod tests {
 
     #[test]
     fn axis_labels_are_short() {
-        assert_eq!(
-            [0.0, 500.0, 1000.0, 62_500.0].map(rows_label),
-            ["0", "500", "1k", "62.5k"]
-        );
+        assert_eq!([0.0, 500.0, 1000.0, 62_500.0].map(rows_label), ["0", "500", "1k", "62.5k"]);
         assert_eq!([1.25e6, 3e9].map(rows_label), ["1.25M", "3G"]);
         assert_eq!(decimals(&(0.0..70.0)), 0);
         assert_eq!(decimals(&(0.0..7.0)), 0);
@@ -168,17 +152,11 @@ mod tests {
         for points in [0, 1, 2, 1000] {
             let line = Line {
                 color: (1, 2, 3),
-                points: (0..points)
-                    .map(|i| (f64::from(i) * 100.0, f64::from(i % 7)))
-                    .collect(),
+                points: (0..points).map(|i| (f64::from(i) * 100.0, f64::from(i % 7))).collect(),
                 filled: true,
                 dots: true,
             };
-            let axes = Axes {
-                y_label: "bytes held (MiB)",
-                y: 0.0..7.0,
-                x_max: 100_000.0,
-            };
+            let axes = Axes { y_label: "bytes held (MiB)", y: 0.0..7.0, x_max: 100_000.0 };
             let svg = draw(&[line], &axes).unwrap();
             assert!(svg.contains("bytes held (MiB)") && svg.trim_end().ends_with("</svg>"));
             for color in [TEXT, AXIS, GRID] {

@@ -24,23 +24,10 @@ pub(super) fn sections(html: &mut String, report: &Report, windows: &[Window]) {
     let x_max = last.rows_seen as f64;
     let full = windows.iter().map(|w| w.rows).max().unwrap_or(0);
     // A short last window is mostly noise; the figures over all rows include it.
-    let whole: Vec<&Window> = windows
-        .iter()
-        .filter(|w| windows.len() == 1 || w.rows * 4 >= full)
-        .collect();
+    let whole: Vec<&Window> = windows.iter().filter(|w| windows.len() == 1 || w.rows * 4 >= full).collect();
     for (title, y_label, window, so_far) in [
-        (
-            "Log-loss",
-            "log-loss (nats)",
-            series(&whole, |w| w.logloss),
-            series(&whole, |w| w.progressive.logloss),
-        ),
-        (
-            "AUC",
-            "AUC",
-            series(&whole, |w| w.auc),
-            series(&whole, |w| w.progressive.auc),
-        ),
+        ("Log-loss", "log-loss (nats)", series(&whole, |w| w.logloss), series(&whole, |w| w.progressive.logloss)),
+        ("AUC", "AUC", series(&whole, |w| w.auc), series(&whole, |w| w.progressive.auc)),
     ] {
         let y = chart::range_around(window.iter().chain(&so_far).map(|point| point.1));
         let keys = [
@@ -67,17 +54,9 @@ fn bytes_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f6
         .find(|&(_, scale)| top >= scale as f64)
         .unwrap_or(("B", 1));
     let points = |value: fn(&Window) -> u64| -> Vec<(f64, f64)> {
-        windows
-            .iter()
-            .map(|w| (w.rows_seen as f64, value(w) as f64 / scale as f64))
-            .collect()
+        windows.iter().map(|w| (w.rows_seen as f64, value(w) as f64 / scale as f64)).collect()
     };
-    let held = Line {
-        color: BLUE,
-        points: points(|w| w.held),
-        filled: true,
-        dots: true,
-    };
+    let held = Line { color: BLUE, points: points(|w| w.held), filled: true, dots: true };
     let peaks = line(ORANGE, points(|w| w.peak));
     let mut keys = vec![
         (BLUE, "held".to_owned(), human_bytes(report.bytes.held)),
@@ -89,26 +68,13 @@ fn bytes_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f6
         keys.push((RED, "budget".to_owned(), human_bytes(report.bytes.budget)));
         let height = budget / scale as f64;
         let points = vec![(0.0, height), (x_max, height)];
-        lines.push(Line {
-            color: RED,
-            points,
-            filled: false,
-            dots: false,
-        });
+        lines.push(Line { color: RED, points, filled: false, dots: false });
     } else {
-        keys.push((
-            RED,
-            "budget, above the chart".to_owned(),
-            human_bytes(report.bytes.budget),
-        ));
+        keys.push((RED, "budget, above the chart".to_owned(), human_bytes(report.bytes.budget)));
     }
     let y_label = format!("bytes ({unit})");
     let y = 0.0..(top / scale as f64 * 1.1).max(1e-3);
-    let axes = Axes {
-        y_label: &y_label,
-        y,
-        x_max,
-    };
+    let axes = Axes { y_label: &y_label, y, x_max };
     figure_section(html, "Bytes held against the budget", &keys, &lines, &axes);
 }
 
@@ -116,57 +82,25 @@ fn dims_curve(html: &mut String, report: &Report, windows: &[Window], x_max: f64
     let (mut keys, mut lines) = (Vec::new(), Vec::new());
     for (i, table) in report.tables.iter().enumerate() {
         let color = table_color(i);
-        let points: Vec<(f64, f64)> = windows
-            .iter()
-            .filter_map(|w| Some((w.rows_seen as f64, *w.live_dims.get(i)?)))
-            .collect();
+        let points: Vec<(f64, f64)> =
+            windows.iter().filter_map(|w| Some((w.rows_seen as f64, *w.live_dims.get(i)?))).collect();
         keys.push((color, table.name.clone(), last_value(&points, 1)));
         // Many lines with dots would hide each other.
         let dots = points.len() <= DIMS_DOTTED;
-        lines.push(Line {
-            color,
-            points,
-            filled: false,
-            dots,
-        });
+        lines.push(Line { color, points, filled: false, dots });
     }
-    let dim = report
-        .tables
-        .iter()
-        .map(|table| table.dim)
-        .max()
-        .unwrap_or(1);
-    let axes = Axes {
-        y_label: "mean live dimensions of a row",
-        y: 0.0..dim as f64 * 1.05,
-        x_max,
-    };
+    let dim = report.tables.iter().map(|table| table.dim).max().unwrap_or(1);
+    let axes = Axes { y_label: "mean live dimensions of a row", y: 0.0..dim as f64 * 1.05, x_max };
     figure_section(html, "Live dimensions per table", &keys, &lines, &axes);
 }
 
 fn rows_curve(html: &mut String, windows: &[Window], x_max: f64) {
-    let points: Vec<(f64, f64)> = windows
-        .iter()
-        .map(|w| (w.rows_seen as f64, w.rows_live as f64 / 1000.0))
-        .collect();
+    let points: Vec<(f64, f64)> = windows.iter().map(|w| (w.rows_seen as f64, w.rows_live as f64 / 1000.0)).collect();
     let top = points.iter().map(|point| point.1).fold(0.0, f64::max);
     let live = windows.last().map_or(0, |w| w.rows_live);
-    let keys = [(
-        GREEN,
-        "rows with at least one chunk".to_owned(),
-        human_count(live),
-    )];
-    let lines = [Line {
-        color: GREEN,
-        points,
-        filled: true,
-        dots: true,
-    }];
-    let axes = Axes {
-        y_label: "rows (thousands)",
-        y: 0.0..(top * 1.1).max(0.01),
-        x_max,
-    };
+    let keys = [(GREEN, "rows with at least one chunk".to_owned(), human_count(live))];
+    let lines = [Line { color: GREEN, points, filled: true, dots: true }];
+    let axes = Axes { y_label: "rows (thousands)", y: 0.0..(top * 1.1).max(0.01), x_max };
     figure_section(html, "Live rows", &keys, &lines, &axes);
 }
 
@@ -188,10 +122,7 @@ fn moves_curve(html: &mut String, windows: &[Window], x_max: f64) {
         for w in windows {
             let (moved, now) = (count(&w.events), w.rows_seen);
             let passed = now.saturating_sub(rows).max(1) as f64;
-            points.push((
-                now as f64,
-                1000.0 * moved.saturating_sub(before) as f64 / passed,
-            ));
+            points.push((now as f64, 1000.0 * moved.saturating_sub(before) as f64 / passed));
             (rows, before) = (now, moved);
         }
         keys.push((color, name.to_owned(), human_count(before)));
@@ -199,46 +130,24 @@ fn moves_curve(html: &mut String, windows: &[Window], x_max: f64) {
     }
     // While the budget fills for the first time nearly everything grows: that would flatten all that follows.
     let filling = windows.len() / 4;
-    let later = lines
-        .iter()
-        .flat_map(|line| line.points.iter().skip(filling));
+    let later = lines.iter().flat_map(|line| line.points.iter().skip(filling));
     let top = later.map(|point| point.1).fold(0.0, f64::max) * 1.1;
     let top = top.max(0.1);
-    let beyond = lines
-        .iter()
-        .flat_map(|line| &line.points)
-        .any(|point| point.1 > top);
+    let beyond = lines.iter().flat_map(|line| &line.points).any(|point| point.1 > top);
     for point in lines.iter_mut().flat_map(|line| &mut line.points) {
         point.1 = point.1.min(top);
     }
-    let title = if beyond {
-        "Rows that move (the first fill goes beyond)"
-    } else {
-        "Rows that move"
-    };
-    let axes = Axes {
-        y_label: "moves per 1,000 training rows",
-        y: 0.0..top,
-        x_max,
-    };
+    let title = if beyond { "Rows that move (the first fill goes beyond)" } else { "Rows that move" };
+    let axes = Axes { y_label: "moves per 1,000 training rows", y: 0.0..top, x_max };
     figure_section(html, title, &keys, &lines, &axes);
 }
 
 /// A titled chart with its key above it.
-fn figure_section(
-    html: &mut String,
-    title: &str,
-    keys: &[(Rgb, String, String)],
-    lines: &[Line],
-    axes: &Axes<'_>,
-) {
+fn figure_section(html: &mut String, title: &str, keys: &[(Rgb, String, String)], lines: &[Line], axes: &Axes<'_>) {
     let _ = write!(html, "<section><h2>{title}</h2><div class=\"keys\">");
     for ((r, g, b), name, value) in keys {
         let name = escape(name);
-        let _ = write!(
-            html,
-            "<span><i style=\"background:#{r:02x}{g:02x}{b:02x}\"></i>{name} <b>{value}</b></span>"
-        );
+        let _ = write!(html, "<span><i style=\"background:#{r:02x}{g:02x}{b:02x}\"></i>{name} <b>{value}</b></span>");
     }
     html.push_str("</div>");
     match chart::draw(lines, axes) {
@@ -253,25 +162,15 @@ fn figure_section(
 
 /// The points of a figure that may be undefined in some windows.
 fn series(windows: &[&Window], value: fn(&Window) -> Option<f64>) -> Vec<(f64, f64)> {
-    windows
-        .iter()
-        .filter_map(|w| Some((w.rows_seen as f64, value(w)?)))
-        .collect()
+    windows.iter().filter_map(|w| Some((w.rows_seen as f64, value(w)?))).collect()
 }
 
 fn line(color: Rgb, points: Vec<(f64, f64)>) -> Line {
-    Line {
-        color,
-        points,
-        filled: false,
-        dots: true,
-    }
+    Line { color, points, filled: false, dots: true }
 }
 
 fn last_value(points: &[(f64, f64)], decimals: usize) -> String {
-    points
-        .last()
-        .map_or_else(|| "–".to_owned(), |point| format!("{:.decimals$}", point.1))
+    points.last().map_or_else(|| "–".to_owned(), |point| format!("{:.decimals$}", point.1))
 }
 
 /// A colour for the `i`-th table: hues a golden ratio apart, at a lightness that both grounds bear.

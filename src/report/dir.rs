@@ -66,35 +66,19 @@ impl RunDir {
         fs::create_dir_all(path).map_err(io_error(path))?;
         let mut first_name = None;
         for entry in fs::read_dir(path).map_err(io_error(path))? {
-            let name = entry
-                .map_err(io_error(path))?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
+            let name = entry.map_err(io_error(path))?.file_name().to_string_lossy().into_owned();
             let name_is_ours = [METRICS, REPORT, PAGE].contains(&name.as_str());
             if name_is_ours && !is_ours(&path.join(&name), &name) {
-                return Err(OutError::NotOurs {
-                    path: path.to_owned(),
-                    found: name,
-                });
+                return Err(OutError::NotOurs { path: path.to_owned(), found: name });
             }
             if !is_left_by_a_run(&name) {
                 first_name.get_or_insert(name);
             }
         }
-        let has_run = [METRICS, REPORT]
-            .iter()
-            .any(|name| path.join(name).exists());
+        let has_run = [METRICS, REPORT].iter().any(|name| path.join(name).exists());
         match first_name {
-            Some(found) if !has_run => Err(OutError::NotOurs {
-                path: path.to_owned(),
-                found,
-            }),
-            _ => Ok(RunDir {
-                path: path.to_owned(),
-                metrics: None,
-                curve: Curve::default(),
-            }),
+            Some(found) if !has_run => Err(OutError::NotOurs { path: path.to_owned(), found }),
+            _ => Ok(RunDir { path: path.to_owned(), metrics: None, curve: Curve::default() }),
         }
     }
 
@@ -147,9 +131,7 @@ impl RunDir {
     /// Writes a file beside its place and moves it there.
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), OutError> {
         let path = self.path.join(name);
-        let temporary = self
-            .path
-            .join(format!(".{name}.{}.tmp", std::process::id()));
+        let temporary = self.path.join(format!(".{name}.{}.tmp", std::process::id()));
         let write = || {
             let mut file = File::create(&temporary)?;
             file.write_all(content)?;
@@ -172,16 +154,11 @@ impl RunDir {
         let text = match fs::read(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OutError::NoRun {
-                    path: path.to_owned(),
-                });
+                return Err(OutError::NoRun { path: path.to_owned() });
             }
             Err(error) => return Err(io_error(&file)(error)),
         };
-        serde_json::from_slice(&text).map_err(|error| OutError::Unreadable {
-            path: file,
-            what: error.to_string(),
-        })
+        serde_json::from_slice(&text).map_err(|error| OutError::Unreadable { path: file, what: error.to_string() })
     }
 
     /// Reads the windows of a run, at most about 2,000 of them, evenly chosen.
@@ -207,18 +184,12 @@ impl RunDir {
 /// Names that a run leaves beside its files: the other run of a comparison, and what a killed process did not finish.
 fn is_left_by_a_run(name: &str) -> bool {
     name == FULL_SIZE
-        || (name.ends_with(".tmp")
-            && [REPORT, PAGE]
-                .iter()
-                .any(|file| name.starts_with(&format!(".{file}."))))
+        || (name.ends_with(".tmp") && [REPORT, PAGE].iter().any(|file| name.starts_with(&format!(".{file}."))))
 }
 
 /// An error of the system about `path`.
 fn io_error(path: &Path) -> impl Fn(io::Error) -> OutError + '_ {
-    |source| OutError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    |source| OutError::Io { path: path.to_owned(), source }
 }
 
 /// Whether the file, which has the name of a run's file, was written by a run.
@@ -231,11 +202,8 @@ fn is_ours(path: &Path, name: &str) -> bool {
     // By a few fields, so that another version's run is known too.
     let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap_or_default();
     match name {
-        REPORT => fs::read(path).is_ok_and(|text| {
-            json(&text)["program"]
-                .as_str()
-                .is_some_and(|name| name.starts_with("dimslab "))
-        }),
+        REPORT => fs::read(path)
+            .is_ok_and(|text| json(&text)["program"].as_str().is_some_and(|name| name.starts_with("dimslab "))),
         METRICS => first_line().is_ok_and(|line| {
             let window = json(line.as_bytes());
             line.is_empty() || (window["rows_seen"].is_u64() && window["live_dims"].is_array())
@@ -288,10 +256,7 @@ mod tests {
     use super::*;
 
     fn window(rows_seen: u64) -> Window {
-        Window {
-            rows_seen,
-            ..crate::report::html::tests::window()
-        }
+        Window { rows_seen, ..crate::report::html::tests::window() }
     }
 
     #[test]
@@ -302,10 +267,7 @@ mod tests {
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join(name), "{\"mine\": 1}").unwrap();
             let error = RunDir::open(&dir).unwrap_err();
-            assert!(
-                matches!(&error, OutError::NotOurs { found, .. } if found == name),
-                "{error}"
-            );
+            assert!(matches!(&error, OutError::NotOurs { found, .. } if found == name), "{error}");
             assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), "{\"mine\": 1}");
         }
     }
@@ -325,10 +287,7 @@ mod tests {
         }
         assert_eq!(RunDir::read_windows(&path).unwrap().len(), 2);
         assert_eq!(RunDir::read_report(&path).unwrap().seed, 7);
-        let mut names: Vec<_> = fs::read_dir(&path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [METRICS, "notes.txt", PAGE, REPORT]);
     }
@@ -361,10 +320,7 @@ mod tests {
         }
         let points = curve.points();
         assert!(points.len() >= CURVE_POINTS / 2 && points.len() <= CURVE_POINTS);
-        assert_eq!(
-            (points[0].rows_seen, points[points.len() - 1].rows_seen),
-            (0, 50_000)
-        );
+        assert_eq!((points[0].rows_seen, points[points.len() - 1].rows_seen), (0, 50_000));
         assert!(points.is_sorted_by(|a, b| a.rows_seen < b.rows_seen));
     }
 }

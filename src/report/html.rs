@@ -71,11 +71,7 @@ fn header(html: &mut String, report: &Report) {
         escape(&report.program),
     );
     if let Some(error) = &report.error {
-        let _ = writeln!(
-            html,
-            "<p class=\"warn\">Ended early by an error: {}</p>",
-            escape(error)
-        );
+        let _ = writeln!(html, "<p class=\"warn\">Ended early by an error: {}</p>", escape(error));
     } else if report.interrupted {
         html.push_str("<p class=\"warn\">Interrupted: this is the report up to there.</p>\n");
     }
@@ -83,11 +79,7 @@ fn header(html: &mut String, report: &Report) {
 
 /// One figure with a line below it.
 fn card(html: &mut String, name: &str, value: &str, below: &str) {
-    let _ = writeln!(
-        html,
-        "<div><span>{name}</span><b>{value}</b><small>{}</small></div>",
-        escape(below)
-    );
+    let _ = writeln!(html, "<div><span>{name}</span><b>{value}</b><small>{}</small></div>", escape(below));
 }
 
 fn cards(html: &mut String, report: &Report) {
@@ -99,12 +91,7 @@ fn cards(html: &mut String, report: &Report) {
         ("Normalised entropy", held.ne, running.ne),
     ] {
         match held {
-            Some(_) => card(
-                html,
-                name,
-                &figure(held),
-                &format!("held-out; progressive {}", figure(running)),
-            ),
+            Some(_) => card(html, name, &figure(held), &format!("held-out; progressive {}", figure(running))),
             None => card(html, name, &figure(running), "progressive"),
         }
     }
@@ -114,17 +101,9 @@ fn cards(html: &mut String, report: &Report) {
         html,
         "Bytes held",
         &human_bytes(bytes.held),
-        &format!(
-            "peak {}, {share:.1} % of the budget",
-            human_bytes(bytes.peak)
-        ),
+        &format!("peak {}, {share:.1} % of the budget", human_bytes(bytes.peak)),
     );
-    card(
-        html,
-        "Live rows",
-        &human_count(report.rows_live),
-        &format!("{} chunks", human_count(report.chunks_live)),
-    );
+    card(html, "Live rows", &human_count(report.rows_live), &format!("{} chunks", human_count(report.chunks_live)));
     card(
         html,
         "Samples per second",
@@ -149,13 +128,7 @@ fn tables(html: &mut String, tables: &[TableReport]) {
             table.mean_dims,
             table.dim,
         );
-        for count in [
-            moves.admitted,
-            moves.grown,
-            moves.shrunk,
-            moves.evicted,
-            moves.refused,
-        ] {
+        for count in [moves.admitted, moves.grown, moves.shrunk, moves.evicted, moves.refused] {
             let _ = write!(html, "<td>{}</td>", human_count(count));
         }
         html.push_str("</tr>\n");
@@ -166,15 +139,8 @@ fn tables(html: &mut String, tables: &[TableReport]) {
 fn config(html: &mut String, report: &Report) {
     html.push_str("<section class=\"config\"><h2>Configuration</h2><table>\n");
     for (key, value) in report.config.as_object().into_iter().flatten() {
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        let _ = writeln!(
-            html,
-            "<tr><td>{}</td><td>{}</td></tr>",
-            escape(key),
-            escape(&value)
-        );
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let _ = writeln!(html, "<tr><td>{}</td><td>{}</td></tr>", escape(key), escape(&value));
     }
     html.push_str("</table></section>\n");
 }
@@ -211,22 +177,14 @@ pub(super) mod tests {
             auc: Some(0.7),
             logloss: Some(0.5),
             ne: None,
-            progressive: Metrics {
-                auc: Some(0.69),
-                logloss: Some(0.51),
-                ne: None,
-            },
+            progressive: Metrics { auc: Some(0.69), logloss: Some(0.51), ne: None },
             budget: 2000,
             held: 1500,
             peak: 1600,
             rows_live: 10,
             chunks_live: 20,
             live_dims: vec![8.0],
-            events: Moves {
-                admitted: 10,
-                grown: 10,
-                ..Moves::default()
-            },
+            events: Moves { admitted: 10, grown: 10, ..Moves::default() },
             samples_per_s: 1.0,
         }
     }
@@ -257,9 +215,7 @@ pub(super) mod tests {
             let page = page(&report(), &windows);
             assert!(page.contains(MARK) && page.contains("&lt;script&gt;"));
             assert!(page.contains("&lt;b&gt;no&lt;/b&gt;"));
-            for foreign in [
-                "<script", "<link", "@import", "src=", "href=", "url(", "NaN",
-            ] {
+            for foreign in ["<script", "<link", "@import", "src=", "href=", "url(", "NaN"] {
                 assert!(!page.contains(foreign), "{foreign} in the page");
             }
             let charts = page.matches("role=\"img\"").count();

@@ -11,8 +11,7 @@ pub(crate) struct ProcessMemory {
 
 /// Reads `VmRSS` and `VmHWM` from `/proc/self/status` (Linux; nothing elsewhere).
 pub(crate) fn process_memory() -> ProcessMemory {
-    std::fs::read_to_string("/proc/self/status")
-        .map_or_else(|_| ProcessMemory::default(), |text| parse(&text))
+    std::fs::read_to_string("/proc/self/status").map_or_else(|_| ProcessMemory::default(), |text| parse(&text))
 }
 
 /// Starts the count of the peak anew, so that a second run in one process is measured by itself. Says whether the
@@ -27,10 +26,7 @@ fn parse(status: &str) -> ProcessMemory {
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
     };
-    ProcessMemory {
-        resident: bytes("VmRSS:"),
-        peak: bytes("VmHWM:"),
-    }
+    ProcessMemory { resident: bytes("VmRSS:"), peak: bytes("VmHWM:") }
 }
 
 #[cfg(test)]
@@ -40,13 +36,7 @@ mod tests {
     #[test]
     fn status_lines_are_read_in_bytes() {
         let text = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t3\n";
-        assert_eq!(
-            parse(text),
-            ProcessMemory {
-                resident: Some(1 << 20),
-                peak: Some(2 << 20)
-            }
-        );
+        assert_eq!(parse(text), ProcessMemory { resident: Some(1 << 20), peak: Some(2 << 20) });
         assert_eq!(parse("VmRSS: many\n"), ProcessMemory::default());
     }
 

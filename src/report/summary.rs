@@ -11,13 +11,7 @@ use crate::report::ProcessMemory;
 
 /// Fields of a report that depend on time or on the machine. All others are the same between runs of one seed on the
 /// same data in deterministic mode, whatever the number of threads.
-const VARIES: [&str; 5] = [
-    "samples_per_s",
-    "wall_s",
-    "threads",
-    "process",
-    "bytes.resident",
-];
+const VARIES: [&str; 5] = ["samples_per_s", "wall_s", "threads", "process", "bytes.resident"];
 
 /// A run, as `report.json` has it. A figure that the rows do not define is `null`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -206,11 +200,7 @@ impl Report {
 
     /// Held-out figures as one value.
     pub(crate) fn heldout(&self) -> Metrics {
-        Metrics {
-            auc: self.auc,
-            logloss: self.logloss,
-            ne: self.ne,
-        }
+        Metrics { auc: self.auc, logloss: self.logloss, ne: self.ne }
     }
 }
 
@@ -237,9 +227,8 @@ impl Bytes {
 
 impl TableReport {
     fn new(table: &TableStats) -> TableReport {
-        let by_dims = |(chunks, &rows): (usize, &u64)| {
-            (rows > 0).then(|| ((chunks * table.chunk_dim).min(table.dim), rows))
-        };
+        let by_dims =
+            |(chunks, &rows): (usize, &u64)| (rows > 0).then(|| ((chunks * table.chunk_dim).min(table.dim), rows));
         TableReport {
             name: table.name.clone(),
             dim: table.dim,
@@ -247,12 +236,7 @@ impl TableReport {
             rows: table.rows,
             chunks: table.chunks,
             mean_dims: mean_live_dims(table),
-            dims_histogram: table
-                .dims_histogram
-                .iter()
-                .enumerate()
-                .filter_map(by_dims)
-                .collect(),
+            dims_histogram: table.dims_histogram.iter().enumerate().filter_map(by_dims).collect(),
             events: Moves::from(&table.events),
         }
     }

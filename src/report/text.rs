@@ -14,11 +14,7 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit = larger;
     }
-    let decimals = if value < 10.0 {
-        2
-    } else {
-        usize::from(value < 100.0)
-    };
+    let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     format!("{value:.decimals$} {unit}")
 }
 
@@ -45,9 +41,6 @@ mod tests {
         assert_eq!(human_bytes(1536), "1.50 KiB");
         assert_eq!(human_bytes(64 << 20), "64.0 MiB");
         assert_eq!(human_bytes(512 << 20), "512 MiB");
-        assert_eq!(
-            [0, 999, 1000, 1_234_567].map(human_count),
-            ["0", "999", "1,000", "1,234,567"]
-        );
+        assert_eq!([0, 999, 1000, 1_234_567].map(human_count), ["0", "999", "1,000", "1,234,567"]);
     }
 }

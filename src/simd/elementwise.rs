@@ -59,12 +59,7 @@ fn unpad(block: &[f32; 4], rest: &mut [f32]) {
 }
 
 #[inline(always)]
-fn axpy_body<S: Simd, V: SimdFloat<S, Element = f32>>(
-    simd: S,
-    y: &mut [f32],
-    x: &[f32],
-    alpha: f32,
-) {
+fn axpy_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, y: &mut [f32], x: &[f32], alpha: f32) {
     (V::from_slice(simd, y) + V::from_slice(simd, x) * alpha).store_slice(y);
 }
 
@@ -97,9 +92,7 @@ pub(super) fn scale<S: Simd>(simd: S, y: &mut [f32], alpha: f32) {
 fn bias_relu_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, x: &mut [f32], bias: &[f32]) {
     let sum = V::from_slice(simd, x) + V::from_slice(simd, bias);
     // Not a maximum, which may turn a value that is not a number into zero and hide it.
-    sum.simd_lt(0.0)
-        .select(V::splat(simd, 0.0), sum)
-        .store_slice(x);
+    sum.simd_lt(0.0).select(V::splat(simd, 0.0), sum).store_slice(x);
 }
 
 #[inline(always)]
@@ -110,12 +103,7 @@ pub(super) fn bias_relu<S: Simd>(simd: S, x: &mut [f32], bias: &[f32]) {
 }
 
 #[inline(always)]
-fn relu_backward_body<S: Simd, V: SimdFloat<S, Element = f32>>(
-    simd: S,
-    dy: &mut [f32],
-    dbias: &mut [f32],
-    y: &[f32],
-) {
+fn relu_backward_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, dy: &mut [f32], dbias: &mut [f32], y: &[f32]) {
     let closed = V::from_slice(simd, y).simd_eq(0.0);
     let passed = closed.select(V::splat(simd, 0.0), V::from_slice(simd, dy));
     passed.store_slice(dy);
@@ -159,14 +147,7 @@ fn adagrad_body<S: Simd, V: SimdFloat<S, Element = f32>>(
 }
 
 #[inline(always)]
-pub(super) fn adagrad<S: Simd>(
-    simd: S,
-    w: &mut [f32],
-    acc: &mut [f32],
-    g: &[f32],
-    lr: f32,
-    eps: f32,
-) {
+pub(super) fn adagrad<S: Simd>(simd: S, w: &mut [f32], acc: &mut [f32], g: &[f32], lr: f32, eps: f32) {
     walk!(simd, adagrad_body, [w, acc], [g], lr, eps);
 }
 
@@ -182,21 +163,13 @@ fn adam_body<S: Simd, V: SimdFloat<S, Element = f32>>(
     let g = V::from_slice(simd, g);
     let first = V::from_slice(simd, m) * step.beta1 + g * (1.0 - step.beta1);
     let second = V::from_slice(simd, v) * step.beta2 + g * g * (1.0 - step.beta2);
-    let moved =
-        V::from_slice(simd, w) - first * step.rate / (second.sqrt() * step.root_scale + step.eps);
+    let moved = V::from_slice(simd, w) - first * step.rate / (second.sqrt() * step.root_scale + step.eps);
     first.store_slice(m);
     second.store_slice(v);
     moved.store_slice(w);
 }
 
 #[inline(always)]
-pub(super) fn adam<S: Simd>(
-    simd: S,
-    w: &mut [f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    g: &[f32],
-    step: &AdamStep,
-) {
+pub(super) fn adam<S: Simd>(simd: S, w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamStep) {
     walk!(simd, adam_body, [w, m, v], [g], step);
 }

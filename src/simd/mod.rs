@@ -52,13 +52,7 @@ impl AdamStep {
         let t = t.max(1) as f64;
         let first = 1.0 - f64::from(beta1).powf(t);
         let second = 1.0 - f64::from(beta2).powf(t);
-        Self {
-            beta1,
-            beta2,
-            eps,
-            rate: (f64::from(lr) / first) as f32,
-            root_scale: (1.0 / second.sqrt()) as f32,
-        }
+        Self { beta1, beta2, eps, rate: (f64::from(lr) / first) as f32, root_scale: (1.0 / second.sqrt()) as f32 }
     }
 }
 
@@ -77,9 +71,7 @@ impl Kernels {
     /// The kernels of the best level this processor has. The first call looks at the processor.
     #[must_use]
     pub fn get() -> Self {
-        Self {
-            level: Level::new(),
-        }
+        Self { level: Level::new() }
     }
 
     /// Every level this processor can run, weakest first, with its name: for tests and benches.
@@ -90,21 +82,12 @@ impl Kernels {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         {
             levels.extend(best.as_sse2().map(|token| ("sse2", Level::Sse2(token))));
-            levels.extend(
-                best.as_sse4_2()
-                    .map(|token| ("sse4.2", Level::Sse4_2(token))),
-            );
+            levels.extend(best.as_sse4_2().map(|token| ("sse4.2", Level::Sse4_2(token))));
             levels.extend(best.as_avx2().map(|token| ("avx2", Level::Avx2(token))));
-            levels.extend(
-                best.as_avx512()
-                    .map(|token| ("avx512", Level::Avx512(token))),
-            );
+            levels.extend(best.as_avx512().map(|token| ("avx512", Level::Avx512(token))));
         }
         levels.push(("best", best));
-        levels
-            .into_iter()
-            .map(|(name, level)| (name, Self { level }))
-            .collect()
+        levels.into_iter().map(|(name, level)| (name, Self { level })).collect()
     }
 
     /// `Σ a[i]·b[i]`, in the eight partial sums of [`scalar::dot`].
@@ -225,10 +208,7 @@ pub const fn pairs(n: usize) -> usize {
 
 #[inline]
 fn same_length(len: usize, others: &[usize]) {
-    assert!(
-        others.iter().all(|&other| other == len),
-        "kernel slices of unequal length: {len} and {others:?}"
-    );
+    assert!(others.iter().all(|&other| other == len), "kernel slices of unequal length: {len} and {others:?}");
 }
 
 /// The number of rows of `width` in `len` values; a rest is a mistake of the calling code.
@@ -237,9 +217,6 @@ fn whole_rows(len: usize, width: usize) -> usize {
     if len == 0 {
         return 0;
     }
-    assert!(
-        width > 0 && len.is_multiple_of(width),
-        "{len} values are not whole rows of {width}"
-    );
+    assert!(width > 0 && len.is_multiple_of(width), "{len} values are not whole rows of {width}");
     len / width
 }

@@ -52,13 +52,7 @@ fn vector(z: &[f32], at: usize, len: usize) -> &[f32] {
 }
 
 #[inline(always)]
-pub(super) fn pair_dots_backward<S: Simd>(
-    simd: S,
-    z: &[f32],
-    dim: usize,
-    dout: &[f32],
-    dz: &mut [f32],
-) {
+pub(super) fn pair_dots_backward<S: Simd>(simd: S, z: &[f32], dim: usize, dout: &[f32], dz: &mut [f32]) {
     for (i, dz) in dz.chunks_exact_mut(dim.max(1)).enumerate() {
         let (blocks, rest) = dz.as_chunks_mut::<16>();
         for (block, out) in blocks.iter_mut().enumerate() {

@@ -30,11 +30,7 @@ pub(super) fn half_sums<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32x4<S> {
 fn padded<S: Simd>(simd: S, rest: &[f32]) -> f32x8<S> {
     let zero = f32x4::splat(simd, 0.0);
     let (fours, ones) = rest.as_chunks::<4>();
-    let ones = if ones.is_empty() {
-        zero
-    } else {
-        f32x4::from_slice(simd, &super::elementwise::padded(ones))
-    };
+    let ones = if ones.is_empty() { zero } else { f32x4::from_slice(simd, &super::elementwise::padded(ones)) };
     match fours.first() {
         Some(four) => f32x4::from_slice(simd, four).combine(ones),
         None => ones.combine(zero),

@@ -25,6 +25,9 @@ pub(super) struct Clock {
 /// anyway, and the inverse must stay finite.
 const AGE_MAX: f64 = 40.0 * std::f64::consts::LN_2;
 
+/// A factor of 2^-8 asks for a round.
+const AGE_DUE: f64 = 8.0 * std::f64::consts::LN_2;
+
 impl Clock {
     pub(super) fn new(decay: Decay) -> Clock {
         Clock {
@@ -71,6 +74,11 @@ impl Clock {
         let _ = self.age.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         self.inflation.store((self.since_round_age().exp() as f32).to_bits(), Ordering::Relaxed);
         self.steps.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether a utility has decayed so far since the last round that the next one should not wait for its period.
+    pub(super) fn is_old(&self) -> bool {
+        self.since_round_age() >= AGE_DUE
     }
 
     fn since_round_age(&self) -> f64 {

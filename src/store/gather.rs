@@ -96,7 +96,14 @@ impl Inner {
     }
 
     /// `offsets` were checked.
-    pub(super) fn gather_pooled(&self, table: &Table, keys: &[u64], offsets: &[usize], pooling: Pooling, out: &mut [f32]) {
+    pub(super) fn gather_pooled(
+        &self,
+        table: &Table,
+        keys: &[u64],
+        offsets: &[usize],
+        pooling: Pooling,
+        out: &mut [f32],
+    ) {
         let guard = &self.reclaimer.pin();
         let chains = &table.chains(&self.slabs);
         let (dim, simd) = (table.layout.dim, Kernels::get());

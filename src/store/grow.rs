@@ -47,7 +47,9 @@ impl Inner {
     pub(super) fn grow(&self, mut candidates: Vec<Candidate>, guard: &Guard) -> Growth {
         let wanted = self.growth_threshold();
         if let Some(sketch) = &self.sketch {
-            candidates.iter_mut().for_each(|candidate| candidate.importance = sketch.add(candidate.hash, candidate.importance));
+            candidates
+                .iter_mut()
+                .for_each(|candidate| candidate.importance = sketch.add(candidate.hash, candidate.importance));
             candidates.retain(|candidate| candidate.importance >= wanted);
             // Stable, so equals keep the order in which they came.
             candidates.sort_by(|one, other| other.importance.total_cmp(&one.importance));
@@ -127,7 +129,8 @@ impl Grower<'_> {
         table.new_payload(candidate.hash, 0, &mut self.row, payload);
         let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
         chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
-        let entered = table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+        let entered =
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
         match entered {
             Ok(Inserted::Done) => {
                 table.count_row(0, 1);

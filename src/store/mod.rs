@@ -1,9 +1,11 @@
 //! The store: tables over shared slabs, under one budget, with one policy.
 
+mod check;
 mod clock;
 mod gather;
 mod grow;
 mod iter;
+mod plan;
 mod pruner;
 mod round;
 mod shared_rows;
@@ -16,18 +18,17 @@ pub use iter::{Row, Rows};
 pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
-use crate::chain::RowLayout;
 use crate::config::{Decay, Policy, StoreConfig, TableConfig};
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
-use crate::simd::Kernels;
 use crate::sketch::Sketch;
 use crate::slab::{AllocError, Slab, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use clock::Clock;
 use grow::{Candidate, Growth};
 use parking_lot::Mutex;
+use plan::Plan;
 use pruner::Pruner;
 use round::RoundScratch;
 use std::sync::Arc;
@@ -129,13 +130,11 @@ pub struct Store {
     pruner: Option<Pruner>,
 }
 
-/// Factors of the price of a chunk from one round to the next, and the most it can be.
+/// Factor of the price of a chunk at a round that growth waited for, and the most it can be.
 const PRICE_RISE: f32 = 1.3;
-const PRICE_FALL: f32 = 0.8;
-const PRICE_MAX: f32 = 64.0;
-
-/// Smallest and largest superblock, in bytes: a 512th of the budget in between.
-const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+const PRICE_MAX: f32 = 16.0;
+/// Rounds in a period when growth always waits for one.
+const PRESSED_ROUNDS: f32 = 16.0;
 
 impl Store {
     /// Makes a store with the given tables; [`TableId`]s follow their order.
@@ -259,6 +258,7 @@ impl Store {
     /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
+        self.inner.move_price(false);
         let mut report = StepReport { step, ..StepReport::default() };
         if self.inner.config.deterministic {
             let growth = self.inner.grow_pending();
@@ -323,51 +323,15 @@ impl Store {
         let table = self.inner.table(table)?;
         if !(rate.is_finite() && rate >= 0.0) {
             let expected = "a finite number of at least 0";
-            return Err(StoreError::Setting { table: table.config.name.clone(), what: "the learning rate", found: rate, expected });
+            return Err(StoreError::Setting {
+                table: table.config.name.clone(),
+                what: "the learning rate",
+                found: rate,
+                expected,
+            });
         }
         table.set_learning_rate(rate);
         Ok(())
-    }
-}
-
-impl Table {
-    fn check_length(&self, what: &'static str, found: usize, rows: usize) -> Result<(), StoreError> {
-        let dim = self.layout.dim;
-        match rows.checked_mul(dim) {
-            Some(expected) if expected == found => Ok(()),
-            expected => Err(StoreError::Length {
-                table: self.config.name.clone(),
-                what,
-                found,
-                expected: expected.unwrap_or(usize::MAX),
-                keys: rows,
-                dim,
-            }),
-        }
-    }
-
-    fn check_offsets(&self, offsets: &[usize], keys: usize) -> Result<(), StoreError> {
-        let fail = |position, found| Err(StoreError::Offsets { table: self.config.name.clone(), position, found, keys });
-        match (offsets.first(), offsets.last()) {
-            (Some(0), _) => {}
-            (first, _) => return fail(0, first.copied().unwrap_or(usize::MAX)),
-        }
-        if let Some(fall) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
-            return fail(fall + 1, offsets[fall + 1]);
-        }
-        if offsets[offsets.len() - 1] != keys {
-            return fail(offsets.len() - 1, offsets[offsets.len() - 1]);
-        }
-        Ok(())
-    }
-
-    fn check_finite(&self, grads: &[f32], key: impl Fn(usize) -> u64) -> Result<(), StoreError> {
-        if Kernels::get().all_finite(grads) {
-            return Ok(());
-        }
-        let at = grads.iter().position(|value| !value.is_finite()).unwrap_or(0);
-        let (row, dimension) = (at / self.layout.dim, at % self.layout.dim);
-        Err(StoreError::NotFinite { table: self.config.name.clone(), key: key(row), dimension, value: grads[at] })
     }
 }
 
@@ -378,8 +342,10 @@ impl Inner {
         let too_small = |_| plan.too_small(&config, tables.len());
         let budget = Arc::new(Budget::new(config.budget));
         budget.reserve(plan.fixed_bytes).map_err(too_small)?;
-        let reserve = |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
-        let superblocks = Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
+        let reserve =
+            |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
+        let superblocks =
+            Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
         let superblocks = Arc::new(superblocks);
         let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
         let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));
@@ -431,16 +397,19 @@ impl Inner {
     fn growth_threshold(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
-            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis),
+            Policy::Fiited(policy) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)),
         }
     }
 
-    /// Raises the price of a chunk if more were earned since the last round than there was room for, and lowers it
-    /// again otherwise, so that what is grown is what matters most and not what came first.
-    fn set_price(&self, pressed: bool) {
+    /// The price of a chunk rises with every round that more was earned than there was room for, and falls with every
+    /// step, so that what is grown is what matters most and not what came first. Where more is always earned than there
+    /// is room for, the two meet at [`PRESSED_ROUNDS`] in a period.
+    fn move_price(&self, pressed: bool) {
         let Policy::Fiited(policy) = &self.config.policy else { return };
-        let price = f32::from_bits(self.price.load(Ordering::Relaxed)).max(1.0 + policy.hysteresis);
-        let price = if pressed { (price * PRICE_RISE).min(PRICE_MAX) } else { price * PRICE_FALL };
+        let floor = 1.0 + policy.hysteresis;
+        let price = f32::from_bits(self.price.load(Ordering::Relaxed));
+        let factor = if pressed { PRICE_RISE } else { PRICE_RISE.powf(-PRESSED_ROUNDS / policy.period_steps as f32) };
+        let price = (price * factor).clamp(floor, floor.max(PRICE_MAX));
         self.price.store(price.to_bits(), Ordering::Relaxed);
     }
 
@@ -455,7 +424,8 @@ impl Inner {
     fn round_is_due(&self) -> bool {
         let Policy::Fiited(policy) = &self.config.policy else { return false };
         let since = self.clock.since_round();
-        let regular = since >= policy.period_steps && self.clock.steps() >= policy.warmup_steps;
+        let aged = since >= policy.period_steps || self.clock.is_old();
+        let regular = aged && self.clock.steps() >= policy.warmup_steps;
         let pressed = self.pressure.load(Ordering::Relaxed) && since >= (policy.period_steps / 64).max(1);
         regular || pressed
     }
@@ -480,71 +450,5 @@ impl Inner {
             (_, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
             _ => Ok(()),
         }
-    }
-}
-
-/// Sizes that follow from the configuration.
-struct Plan {
-    layouts: Vec<RowLayout>,
-    /// Distinct sizes of records: one slab each.
-    record_words: Vec<usize>,
-    superblocks: u32,
-    superblock_bytes: usize,
-    sketch_bytes: u64,
-    fixed_bytes: u64,
-    /// The least budget that holds one row of each table.
-    needed: u64,
-}
-
-/// More bytes than any budget is given, and few enough to calculate with.
-const ABSURD: u64 = u64::MAX / 4;
-
-impl Plan {
-    fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
-        let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
-        let layouts: Vec<RowLayout> = tables.iter().map(layout).collect();
-        let mut record_words: Vec<usize> = layouts.iter().map(RowLayout::head_words).collect();
-        record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
-        record_words.sort_unstable();
-        record_words.dedup();
-        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
-        let superblock_bytes = 1u64 << wanted.ilog2();
-        // 2^31 chunk indices cannot name more than 2^30 superblocks.
-        let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
-        let sketch_bytes = match &config.policy {
-            Policy::None => 0,
-            Policy::Fiited(policy) => {
-                let bytes = (config.budget as f64 * f64::from(policy.sketch)) as u64;
-                Sketch::bytes_for(bytes)
-            }
-        };
-        let mut fixed = Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
-        for (table, layout) in tables.iter().zip(&layouts) {
-            let bytes = Table::fixed_bytes(table, layout);
-            fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
-        }
-        let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
-        // A 64th is kept for directory rebuilds; see `Budget`.
-        let needed = (fixed + first_rows) / 63 * 64 + 64;
-        let plan = Plan {
-            layouts,
-            record_words,
-            superblocks,
-            superblock_bytes: superblock_bytes as usize,
-            sketch_bytes,
-            fixed_bytes: fixed,
-            needed,
-        };
-        if needed > config.budget { Err(plan.too_small(config, tables.len())) } else { Ok(plan) }
-    }
-
-    fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
-        ConfigError::BudgetTooSmall { budget: config.budget, needed: self.needed.max(config.budget.saturating_add(1)), tables }
-    }
-
-    /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;
-    /// their number is then the first slab's and never used.
-    fn slab_of(&self, words: usize) -> usize {
-        self.record_words.binary_search(&words).unwrap_or(0)
     }
 }

@@ -46,7 +46,9 @@ impl Inner {
         let mut scratch = self.round.lock();
         scratch.rounds += 1;
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
-        self.set_price(pressed);
+        if pressed {
+            self.move_price(true);
+        }
         let mut report = PruneReport::default();
         let factor = self.clock.begin_round();
         scratch.chunks.clear();
@@ -67,9 +69,7 @@ impl Inner {
             self.ease();
         }
         self.collect();
-        if pressed || wanted > 0 {
-            report.moved += self.compact();
-        }
+        report.moved = self.compact();
         self.retire_empty();
         self.collect();
         report
@@ -102,7 +102,12 @@ impl Inner {
     }
 
     /// Calls `visit` with every row of a table, one segment per pin, beginning at a tag.
-    fn for_each_row(&self, table: &Table, from: u32, mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard)) {
+    fn for_each_row(
+        &self,
+        table: &Table,
+        from: u32,
+        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard),
+    ) {
         let chains = table.chains(&self.slabs);
         let mut rows = Vec::new();
         let (mut at, mut wrapped) = (from, false);
@@ -171,7 +176,8 @@ impl Inner {
                 if chains.chunks(&claim).all(|chunk| chunk.info().utility >= limit) {
                     return;
                 }
-                let shrunk = self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
+                let shrunk =
+                    self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
                 let bytes = u64::from(shrunk.shrunk) * tail_bytes + u64::from(shrunk.evicted) * head_bytes;
                 cut.quota = cut.quota.saturating_sub(bytes);
                 report.shrunk += u64::from(shrunk.shrunk);
@@ -194,7 +200,8 @@ impl Inner {
         guard: &Guard,
     ) -> Taken {
         let before = chains.ordinals(&claim).len();
-        let shrunk = chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
+        let shrunk =
+            chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
             let removed = table.directory.remove(tag, head, guard);
@@ -250,8 +257,11 @@ impl Inner {
         let mut moved = 0;
         self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
             let Some(claim) = patiently(chains, head) else { return };
-            let wandering: Vec<ChunkIndex> =
-                chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
+            let wandering: Vec<ChunkIndex> = chains
+                .chunks(&claim)
+                .filter_map(|chunk| chunk.tail)
+                .filter(|&tail| tails.is_evacuating(tail))
+                .collect();
             for from in wandering {
                 // Only into superblocks that are there already: compaction must not take more memory.
                 let Some(to) = tails.alloc_existing(&mut magazines[1], guard) else { break };
@@ -280,7 +290,8 @@ impl Inner {
     fn retire_empty(&self) {
         let guard = self.reclaimer.pin();
         for slab in self.slabs.iter() {
-            let empty: Vec<u32> = slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
+            let empty: Vec<u32> =
+                slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
             for superblock in empty {
                 slab.retire_superblock(superblock, &guard);
             }

@@ -89,7 +89,15 @@ impl SharedRows {
     }
 
     /// One optimizer step on a row, gradient `[dim]`. `payload` is scratch.
-    pub(super) fn step(&self, row: usize, optimizer: &Optimizer, simd: Kernels, lr: f32, grad: &[f32], payload: &mut Vec<f32>) {
+    pub(super) fn step(
+        &self,
+        row: usize,
+        optimizer: &Optimizer,
+        simd: Kernels,
+        lr: f32,
+        grad: &[f32],
+        payload: &mut Vec<f32>,
+    ) {
         let record = self.record(row);
         let Ok(claim) = sequence::claim(record) else {
             debug_assert!(false, "shared rows are always live");

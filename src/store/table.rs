@@ -48,6 +48,8 @@ pub(super) struct Table {
     pub(super) rows_by_chunks: Box<[AtomicU64]>,
     learning_rate: AtomicU32,
     scale: AtomicU32,
+    /// Batches that the scale was learnt from.
+    batches: AtomicU64,
 }
 
 impl Table {
@@ -75,6 +77,7 @@ impl Table {
             rows_by_chunks: (0..=layout.chunks).map(|_| AtomicU64::new(0)).collect(),
             learning_rate: AtomicU32::new(config.optimizer.learning_rate().to_bits()),
             scale: AtomicU32::new(0),
+            batches: AtomicU64::new(0),
             config,
             layout,
         })
@@ -122,12 +125,23 @@ impl Table {
         f32::from_bits(self.scale.load(Ordering::Relaxed))
     }
 
-    /// Follows the norm of a chunk's gradient, the mean over a batch's accesses.
+    /// Follows the norm of a chunk's gradient, the mean over a batch's accesses: the plain average of the first batches,
+    /// then of about the last hundred.
     pub(super) fn learn_scale(&self, mean: f32) {
+        if mean == 0.0 {
+            // Nothing to go by: rows that all read as zero may have no gradient at first.
+            return;
+        }
+        let batches = self.batches.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let before = self.scale();
-        // One batch at most doubles it. A finite gradient's square may overflow, and an infinite scale would be followed by
-        // one that is not a number.
-        let after = if before == 0.0 { mean.min(f32::MAX) } else { before + SCALE_RATE * (mean.min(before / SCALE_RATE) - before) };
+        let after = if before == 0.0 {
+            mean.min(f32::MAX)
+        } else {
+            // A single batch of absurd gradients may raise it, but not spoil it: a finite gradient's square may overflow,
+            // and an infinite scale would be followed by one that is not a number.
+            let rate = SCALE_RATE.max(1.0 / batches as f32);
+            before + rate * (mean.min(before / SCALE_RATE) - before)
+        };
         // Never zero again once set, so that it can be divided by. Two threads at once: one of the two means counts.
         self.scale.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
     }
@@ -213,9 +227,23 @@ mod tests {
         let config = TableConfig::new("t", 4);
         let layout = RowLayout::new(4, 4, &config.optimizer);
         let table = Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20))).unwrap();
+        for _ in 0..200 {
+            table.learn_scale(1.0);
+        }
         for mean in [1.0, f32::INFINITY, 1.0] {
             table.learn_scale(mean);
             assert!((1.0..=2.0).contains(&table.scale()), "{} after {mean}", table.scale());
         }
+    }
+
+    #[test]
+    fn batches_without_gradients_do_not_set_the_scale() {
+        let config = TableConfig::new("t", 4);
+        let layout = RowLayout::new(4, 4, &config.optimizer);
+        let table = Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20))).unwrap();
+        table.learn_scale(0.0);
+        assert_eq!(table.scale(), 0.0);
+        [2.0, 4.0].into_iter().for_each(|mean| table.learn_scale(mean));
+        assert_eq!(table.scale(), 3.0);
     }
 }

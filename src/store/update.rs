@@ -104,11 +104,12 @@ impl Inner {
         if wanted.is_empty() {
             return Growth::default();
         }
-        let scale = table.scale();
+        // Without a scale yet no gradient was above zero, and nothing is important.
+        let per_unit = if table.scale() > 0.0 { table.scale().recip() } else { 0.0 };
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
-            candidates.push(Candidate { table: id, key, hash, importance: wanted.utility / scale });
+            candidates.push(Candidate { table: id, key, hash, importance: wanted.utility * per_unit });
         }
         if self.config.deterministic {
             self.pending.lock().append(&mut candidates);
@@ -125,7 +126,8 @@ impl Inner {
         let Scratch { combined, wanted, shared_order, row, payload } = scratch;
         shared_order.clear();
         let rows = wanted.iter().enumerate();
-        shared_order.extend(rows.map(|(entry, wanted)| (table.shared_row(shared, combined.hashes[wanted.position]), entry)));
+        shared_order
+            .extend(rows.map(|(entry, wanted)| (table.shared_row(shared, combined.hashes[wanted.position]), entry)));
         // Stable within a row: entries are in the batch's order.
         shared_order.sort_unstable();
         let mut at = 0;

@@ -38,7 +38,10 @@ impl Inner {
             unaccounted += (slots - free - used) * slab.record_bytes();
         }
         let retired = self.slabs.retired_bytes();
-        hold!(unaccounted == retired, "{unaccounted} bytes of records neither live nor free, {retired} of them retired");
+        hold!(
+            unaccounted == retired,
+            "{unaccounted} bytes of records neither live nor free, {retired} of them retired"
+        );
         self.validate_budget()
     }
 
@@ -65,12 +68,18 @@ impl Inner {
         for (word_tag, head) in rows {
             let key = chains.key(head);
             let (_, hash) = table.rehash(key);
-            hold!(tag(hash) == word_tag, "`{name}`: key {key} is under tag {word_tag:#x}, its hash has {:#x}", tag(hash));
+            hold!(
+                tag(hash) == word_tag,
+                "`{name}`: key {key} is under tag {word_tag:#x}, its hash has {:#x}",
+                tag(hash)
+            );
             hold!(keys.insert(key), "`{name}`: key {key} has two rows");
             hold!(table.find(&chains, key, hash, &guard) == Some(head), "`{name}`: key {key} is not found where it is");
             hold!(live[table.heads].insert(head), "`{name}`: key {key} shares its head record");
             let Ok(claim) = chains.try_claim(head) else {
-                return Err(Violation { what: format!("`{name}`: key {key} has a row that is dead or claimed at a quiet moment") });
+                return Err(Violation {
+                    what: format!("`{name}`: key {key} has a row that is dead or claimed at a quiet moment"),
+                });
             };
             let mut ordinals = Ordinals::default();
             for chunk in chains.chunks(&claim) {
@@ -78,7 +87,11 @@ impl Inner {
                 let ordinal = info.ordinal as usize;
                 hold!(ordinal < table.layout.chunks, "`{name}`: key {key} has a chunk of ordinal {ordinal}");
                 hold!(!ordinals.contains(ordinal), "`{name}`: key {key} has ordinal {ordinal} twice");
-                hold!(info.utility.is_finite() && info.utility >= 0.0, "`{name}`: key {key} has utility {}", info.utility);
+                hold!(
+                    info.utility.is_finite() && info.utility >= 0.0,
+                    "`{name}`: key {key} has utility {}",
+                    info.utility
+                );
                 ordinals.insert(ordinal);
                 if let Some(tail) = chunk.tail {
                     hold!(live[table.tails].insert(tail), "`{name}`: key {key} shares a tail record");
@@ -89,7 +102,8 @@ impl Inner {
         let counted: Vec<u64> = table.rows_by_chunks.iter().map(|rows| rows.load(Ordering::Relaxed)).collect();
         hold!(counted == by_chunks, "`{name}`: counted rows by chunks {counted:?}, found {by_chunks:?}");
         let events = table.events();
-        let (rows, chunks) = (by_chunks.iter().sum::<u64>(), by_chunks.iter().zip(0..).map(|(rows, chunks)| rows * chunks).sum::<u64>());
+        let (rows, chunks) =
+            (by_chunks.iter().sum::<u64>(), by_chunks.iter().zip(0..).map(|(rows, chunks)| rows * chunks).sum::<u64>());
         hold!(events.admitted == rows + events.evicted, "`{name}`: {rows} rows after {events:?}");
         let made = events.admitted + events.grown;
         hold!(made == chunks + events.shrunk + events.evicted, "`{name}`: {chunks} chunks after {events:?}");

@@ -7,18 +7,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 
 /// Flags of a model small enough for tests.
-pub(crate) const TINY: [&str; 10] = [
-    "--bottom",
-    "16",
-    "--top",
-    "16",
-    "--dim",
-    "8",
-    "--batch",
-    "256",
-    "--threads",
-    "1",
-];
+pub(crate) const TINY: [&str; 10] = ["--bottom", "16", "--top", "16", "--dim", "8", "--batch", "256", "--threads", "1"];
 
 /// The command with `args`.
 pub(crate) fn dimslab<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
@@ -52,10 +41,7 @@ pub(crate) fn input_error(command: &mut Command) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
-    let errors: Vec<&str> = stderr
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{stderr}");
     errors[0].to_owned()
 }
@@ -68,17 +54,12 @@ pub(crate) fn report(dir: &Path) -> Value {
 
 /// A report without what depends on time or on the machine, by its own list.
 pub(crate) fn comparable(mut report: Value) -> Value {
-    let varies = report["varies"]
-        .as_array()
-        .expect("a list of fields")
-        .clone();
+    let varies = report["varies"].as_array().expect("a list of fields").clone();
     for path in varies {
         let path = path.as_str().expect("a field").to_owned();
         let (parents, name) = path.rsplit_once('.').unwrap_or(("", &path));
-        let parent = parents
-            .split('.')
-            .filter(|part| !part.is_empty())
-            .fold(&mut report, |value, part| &mut value[part]);
+        let parent =
+            parents.split('.').filter(|part| !part.is_empty()).fold(&mut report, |value, part| &mut value[part]);
         let removed = parent.as_object_mut().expect("an object").remove(name);
         assert!(removed.is_some(), "{path} is not in the report");
     }

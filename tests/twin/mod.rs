@@ -26,18 +26,11 @@ pub(crate) struct Sample {
 
 impl Linear {
     fn zeros_like(&self) -> Self {
-        Self {
-            w: self.w.iter().map(|row| vec![0.0; row.len()]).collect(),
-            b: vec![0.0; self.b.len()],
-        }
+        Self { w: self.w.iter().map(|row| vec![0.0; row.len()]).collect(), b: vec![0.0; self.b.len()] }
     }
 
     fn apply(&self, x: &[f64]) -> Vec<f64> {
-        self.w
-            .iter()
-            .zip(&self.b)
-            .map(|(w, b)| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b)
-            .collect()
+        self.w.iter().zip(&self.b).map(|(w, b)| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b).collect()
     }
 }
 
@@ -63,21 +56,12 @@ impl Twin {
         let mut mlp = |sizes: &[usize]| {
             let mut layers = Vec::new();
             for pair in sizes.windows(2) {
-                let w = (0..pair[1])
-                    .map(|_| flat.by_ref().take(pair[0]).collect())
-                    .collect();
-                layers.push(Linear {
-                    w,
-                    b: flat.by_ref().take(pair[1]).collect(),
-                });
+                let w = (0..pair[1]).map(|_| flat.by_ref().take(pair[0]).collect()).collect();
+                layers.push(Linear { w, b: flat.by_ref().take(pair[1]).collect() });
             }
             layers
         };
-        let twin = Self {
-            has_dense: bottom.len() > 1,
-            bottom: mlp(bottom),
-            top: mlp(top),
-        };
+        let twin = Self { has_dense: bottom.len() > 1, bottom: mlp(bottom), top: mlp(top) };
         assert!(flat.next().is_none(), "more parameters than the sizes hold");
         twin
     }
@@ -95,10 +79,7 @@ impl Twin {
     }
 
     pub(crate) fn flat(&self) -> Vec<f64> {
-        self.tensors()
-            .into_iter()
-            .flat_map(|(_, values)| values)
-            .collect()
+        self.tensors().into_iter().flat_map(|(_, values)| values).collect()
     }
 
     fn trace(&self, sample: &Sample) -> Trace {
@@ -118,33 +99,18 @@ impl Twin {
         vectors.extend(sample.vectors.iter().cloned());
         for i in 0..vectors.len() {
             for j in 0..i {
-                crossed.push(
-                    (0..vectors[i].len())
-                        .map(|d| vectors[i][d] * vectors[j][d])
-                        .sum::<f64>(),
-                );
+                crossed.push((0..vectors[i].len()).map(|d| vectors[i][d] * vectors[j][d]).sum::<f64>());
             }
         }
         let (mut top_before, mut top_sums) = (Vec::new(), Vec::new());
         let mut x = crossed;
         for (l, layer) in self.top.iter().enumerate() {
             let sum = layer.apply(&x);
-            let y = if l + 1 < self.top.len() {
-                relu(&sum)
-            } else {
-                sum.clone()
-            };
+            let y = if l + 1 < self.top.len() { relu(&sum) } else { sum.clone() };
             top_before.push(std::mem::replace(&mut x, y));
             top_sums.push(sum);
         }
-        Trace {
-            bottom_before,
-            bottom_sums,
-            vectors,
-            top_before,
-            top_sums,
-            logit: x[0],
-        }
+        Trace { bottom_before, bottom_sums, vectors, top_before, top_sums, logit: x[0] }
     }
 
     pub(crate) fn logit(&self, sample: &Sample) -> f64 {
@@ -175,13 +141,7 @@ impl Twin {
             let mut flow = vec![(p - sample.label) / samples.len() as f64];
             for l in (0..self.top.len()).rev() {
                 let open = |o: usize| l + 1 == self.top.len() || trace.top_sums[l][o] > 0.0;
-                flow = back(
-                    &self.top[l],
-                    &trace.top_before[l],
-                    &flow,
-                    open,
-                    &mut sum.top[l],
-                );
+                flow = back(&self.top[l], &trace.top_before[l], &flow, open, &mut sum.top[l]);
             }
             let n = trace.vectors.len();
             let dim = trace.vectors[0].len();
@@ -193,8 +153,7 @@ impl Twin {
             let mut at = passed;
             for i in 0..n {
                 for j in 0..i {
-                    for (d, (zi, zj)) in trace.vectors[i].iter().zip(&trace.vectors[j]).enumerate()
-                    {
+                    for (d, (zi, zj)) in trace.vectors[i].iter().zip(&trace.vectors[j]).enumerate() {
                         dz[i][d] += flow[at] * zj;
                         dz[j][d] += flow[at] * zi;
                     }
@@ -205,13 +164,7 @@ impl Twin {
                 let mut flow = dz.remove(0);
                 for l in (0..self.bottom.len()).rev() {
                     let open = |o: usize| trace.bottom_sums[l][o] > 0.0;
-                    flow = back(
-                        &self.bottom[l],
-                        &trace.bottom_before[l],
-                        &flow,
-                        open,
-                        &mut sum.bottom[l],
-                    );
+                    flow = back(&self.bottom[l], &trace.bottom_before[l], &flow, open, &mut sum.bottom[l]);
                 }
             }
             vectors.push(dz);
@@ -221,13 +174,7 @@ impl Twin {
 }
 
 /// One layer backward for one sample: adds to `sum`, returns the gradient of the layer's input.
-fn back(
-    layer: &Linear,
-    x: &[f64],
-    dy: &[f64],
-    open: impl Fn(usize) -> bool,
-    sum: &mut Linear,
-) -> Vec<f64> {
+fn back(layer: &Linear, x: &[f64], dy: &[f64], open: impl Fn(usize) -> bool, sum: &mut Linear) -> Vec<f64> {
     let mut dx = vec![0.0; x.len()];
     for o in (0..dy.len()).filter(|o| open(*o)) {
         sum.b[o] += dy[o];

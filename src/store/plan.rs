@@ -1,0 +1,83 @@
+//! Sizes of a store, worked out before anything is allocated.
+
+use super::round::RoundScratch;
+use super::table::Table;
+use crate::chain::RowLayout;
+use crate::config::{Policy, StoreConfig, TableConfig};
+use crate::error::ConfigError;
+use crate::sketch::Sketch;
+use crate::slab::Superblocks;
+
+/// Smallest and largest superblock, in bytes: a 512th of the budget in between.
+const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+
+/// Sizes that follow from the configuration.
+pub(super) struct Plan {
+    pub(super) layouts: Vec<RowLayout>,
+    /// Distinct sizes of records: one slab each.
+    pub(super) record_words: Vec<usize>,
+    pub(super) superblocks: u32,
+    pub(super) superblock_bytes: usize,
+    pub(super) sketch_bytes: u64,
+    pub(super) fixed_bytes: u64,
+    /// The least budget that holds one row of each table.
+    needed: u64,
+}
+
+/// More bytes than any budget is given, and few enough to calculate with.
+const ABSURD: u64 = u64::MAX / 4;
+
+impl Plan {
+    pub(super) fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
+        let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
+        let layouts: Vec<RowLayout> = tables.iter().map(layout).collect();
+        let mut record_words: Vec<usize> = layouts.iter().map(RowLayout::head_words).collect();
+        record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
+        record_words.sort_unstable();
+        record_words.dedup();
+        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
+        let superblock_bytes = 1u64 << wanted.ilog2();
+        // 2^31 chunk indices cannot name more than 2^30 superblocks.
+        let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
+        let sketch_bytes = match &config.policy {
+            Policy::None => 0,
+            Policy::Fiited(policy) => {
+                let bytes = (config.budget as f64 * f64::from(policy.sketch)) as u64;
+                Sketch::bytes_for(bytes)
+            }
+        };
+        let mut fixed =
+            Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
+        for (table, layout) in tables.iter().zip(&layouts) {
+            let bytes = Table::fixed_bytes(table, layout);
+            fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
+        }
+        let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
+        // A 64th is kept for directory rebuilds; see `Budget`.
+        let needed = (fixed + first_rows) / 63 * 64 + 64;
+        let plan = Plan {
+            layouts,
+            record_words,
+            superblocks,
+            superblock_bytes: superblock_bytes as usize,
+            sketch_bytes,
+            fixed_bytes: fixed,
+            needed,
+        };
+        if needed > config.budget { Err(plan.too_small(config, tables.len())) } else { Ok(plan) }
+    }
+
+    pub(super) fn too_small(&self, config: &StoreConfig, tables: usize) -> ConfigError {
+        ConfigError::BudgetTooSmall {
+            budget: config.budget,
+            needed: self.needed.max(config.budget.saturating_add(1)),
+            tables,
+        }
+    }
+
+    /// The slab of records of that many words. Tables whose rows have one chunk have no tails and no slab of them;
+    /// their number is then the first slab's and never used.
+    pub(super) fn slab_of(&self, words: usize) -> usize {
+        self.record_words.binary_search(&words).unwrap_or(0)
+    }
+}
