@@ -349,7 +349,8 @@ impl StoreConfig {
 
     /// Growth and pruning happen in [`Store::step`](crate::Store::step), in an order that does not depend on threads,
     /// and not beside training. The same calls then give the same rows, bit for bit, if in each step every table's
-    /// gradients come from one thread. Defaults to false.
+    /// gradients come from one thread. What waits for `step` is scratch space like that of a call: one entry for each
+    /// distinct key of the step that lacks a chunk. Defaults to false.
     #[must_use]
     pub fn deterministic(mut self, deterministic: bool) -> Self {
         self.deterministic = deterministic;

@@ -236,13 +236,13 @@ impl Directory {
             }
             tag = next as u32;
         }
-        let (budget, bytes, address) = (Arc::clone(&self.budget), segment.bytes(), &raw const *segment);
+        let (budget, bytes) = (Arc::clone(&self.budget), segment.bytes());
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.retire(bytes);
-        // SAFETY: no slot leads here any more, and only the thread that published the replacement comes here, once.
-        unsafe { guard.defer_destroy(Shared::from(address)) };
-        // After the segment, so that its bytes are released when they are free.
-        guard.defer(move || budget.release_retired(bytes));
+        let retired = RetiredSegment { address: &raw const *segment, bytes, budget };
+        // SAFETY: what the closure owns may be dropped on any thread, and later than this call: a segment is plain words,
+        // and no slot leads to it any more.
+        unsafe { guard.defer_unchecked(move || drop(retired)) };
         // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
         guard.flush();
     }
@@ -300,6 +300,22 @@ impl Directory {
     pub(crate) fn tidy(&self, tag: u32, guard: &Guard) -> Result<(), OverBudget> {
         let segment = self.segment(tag, guard);
         if segment.is_sparse() { self.replace(segment, guard) } else { Ok(()) }
+    }
+}
+
+/// A segment that waits for its last reader. When it is dropped, first the segment goes, then its bytes are released.
+struct RetiredSegment {
+    address: *const Segment,
+    bytes: u64,
+    budget: Arc<Budget>,
+}
+
+impl Drop for RetiredSegment {
+    fn drop(&mut self) {
+        // SAFETY: only the one thread that published a segment's replacement retires it, once, after every slot was moved
+        // past it; this runs after the grace period, so nobody can still hold it.
+        drop(unsafe { Shared::from(self.address).into_owned() });
+        self.budget.release_retired(self.bytes);
     }
 }
 

@@ -137,10 +137,10 @@ impl Table {
         let after = if before == 0.0 {
             mean.min(f32::MAX)
         } else {
-            // A single batch of absurd gradients may raise it, but not spoil it: a finite gradient's square may overflow,
-            // and an infinite scale would be followed by one that is not a number.
+            // A single batch of absurd gradients at most doubles it: a finite gradient's square may overflow, and an
+            // infinite scale would be followed by one that is not a number.
             let rate = SCALE_RATE.max(1.0 / batches as f32);
-            before + rate * (mean.min(before / SCALE_RATE) - before)
+            before + rate * (mean.min(before / rate) - before)
         };
         // Never zero again once set, so that it can be divided by. Two threads at once: one of the two means counts.
         self.scale.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
