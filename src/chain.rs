@@ -169,6 +169,21 @@ impl<'s> Chains<'s> {
         ChunkIndex::from_raw(word.load(Ordering::Relaxed)).filter(|&index| self.tails.contains(index))
     }
 
+    /// Calls `visit` with each chunk's tail record (`None` for the head's own) and what it says of itself, without claiming
+    /// the row: figures of about one moment, to decide whether a claim is worth it. No more than a row can have, so it
+    /// ends even if the chain changes meanwhile.
+    pub(crate) fn peek(&self, head: ChunkIndex, mut visit: impl FnMut(Option<ChunkIndex>, Info)) {
+        let record = self.heads.record(head);
+        visit(None, Info::unpack(record[HEAD_INFO].load(Ordering::Relaxed)));
+        let mut link = &record[HEAD_LINK];
+        for _ in 1..self.layout.chunks {
+            let Some(tail) = self.link(link) else { return };
+            let record = self.tails.record(tail);
+            visit(Some(tail), Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed)));
+            link = &record[TAIL_LINK];
+        }
+    }
+
     /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and leaves the rest as it is.
     ///
     /// `clear` is called before each attempt, to put the fallback's values into `out`.

@@ -3,29 +3,30 @@
 use crate::config::Decay;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Counts steps and says what an increment made now is worth in the units of the last round.
+/// Counts steps and says what an increment made now is worth in the units of the stored utilities.
 ///
 /// FIITED decays every utility in every step: `u <- γ·u + a·g`. The same order of utilities results if stored ones are
-/// left alone and increments made `t` steps later are multiplied by `γ^-t`; a round then multiplies everything by
-/// `γ^t` at once. *Age* is the exponent: minus the logarithm of what is left of a utility of the beginning.
+/// left alone and increments made `t` steps later are multiplied by `γ^-t`. Only when that factor has become large is
+/// everything multiplied by `γ^t` at once, and the units begin anew. *Age* is the exponent: minus the logarithm of what
+/// is left of a utility of the beginning.
 pub(super) struct Clock {
     decay: Decay,
     steps: AtomicU64,
     /// Bits of an f64.
     age: AtomicU64,
-    /// Bits of an f64: the age at the last round.
-    age_at_round: AtomicU64,
+    /// Bits of an f64: the age when the units began.
+    age_of_units: AtomicU64,
     steps_at_round: AtomicU64,
     inflation: AtomicU32,
     /// Accesses since the last step.
     accesses: AtomicU64,
 }
 
-/// The most that a utility decays between two rounds: a factor of 2^-40. Beyond that, what is old counts for nothing
+/// The most that a utility decays within the same units: a factor of 2^-40. Beyond that, what is old counts for nothing
 /// anyway, and the inverse must stay finite.
 const AGE_MAX: f64 = 40.0 * std::f64::consts::LN_2;
 
-/// A factor of 2^-8 asks for a round.
+/// A factor of 2^-8 asks for new units, and so for a round.
 const AGE_DUE: f64 = 8.0 * std::f64::consts::LN_2;
 
 impl Clock {
@@ -34,7 +35,7 @@ impl Clock {
             decay,
             steps: AtomicU64::new(0),
             age: AtomicU64::new(0),
-            age_at_round: AtomicU64::new(0),
+            age_of_units: AtomicU64::new(0),
             steps_at_round: AtomicU64::new(0),
             inflation: AtomicU32::new(1f32.to_bits()),
             accesses: AtomicU64::new(0),
@@ -72,27 +73,29 @@ impl Clock {
         let add = |bits| Some((f64::from_bits(bits) + older).to_bits());
         // Relaxed: figures; whoever reads them late is at most a step behind.
         let _ = self.age.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        self.inflation.store((self.since_round_age().exp() as f32).to_bits(), Ordering::Relaxed);
+        self.inflation.store((self.age_in_units().exp() as f32).to_bits(), Ordering::Relaxed);
         self.steps.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether a utility has decayed so far since the last round that the next one should not wait for its period.
+    /// Whether the next round should begin new units, and not wait for its period.
     pub(super) fn is_old(&self) -> bool {
-        self.since_round_age() >= AGE_DUE
+        self.age_in_units() >= AGE_DUE
     }
 
-    fn since_round_age(&self) -> f64 {
+    fn age_in_units(&self) -> f64 {
         let age = f64::from_bits(self.age.load(Ordering::Relaxed));
-        (age - f64::from_bits(self.age_at_round.load(Ordering::Relaxed))).clamp(0.0, AGE_MAX)
+        (age - f64::from_bits(self.age_of_units.load(Ordering::Relaxed))).clamp(0.0, AGE_MAX)
     }
 
-    /// A round begins: returns the factor for all that was stored so far.
-    pub(super) fn begin_round(&self) -> f32 {
-        let factor = (-self.since_round_age()).exp() as f32;
-        self.age_at_round.store(self.age.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// A round begins. If it is time for new units, returns the factor for all that was stored so far.
+    pub(super) fn begin_round(&self) -> Option<f32> {
         self.steps_at_round.store(self.steps(), Ordering::Relaxed);
-        self.inflation.store(1f32.to_bits(), Ordering::Relaxed);
-        factor
+        self.is_old().then(|| {
+            let factor = (-self.age_in_units()).exp() as f32;
+            self.age_of_units.store(self.age.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.inflation.store(1f32.to_bits(), Ordering::Relaxed);
+            factor
+        })
     }
 }
 
@@ -107,14 +110,19 @@ mod tests {
             clock.advance(1);
         });
         assert!((clock.inflation() - 8.0).abs() < 1e-3 && clock.since_round() == 3);
-        assert!((clock.begin_round() - 0.125).abs() < 1e-5);
-        assert_eq!((clock.inflation(), clock.since_round()), (1.0, 0));
+        assert_eq!((clock.begin_round(), clock.since_round()), (None, 0));
+        assert!((clock.inflation() - 8.0).abs() < 1e-3);
+        (0..5).for_each(|_| {
+            clock.advance(1);
+        });
+        assert!((clock.begin_round().unwrap() - 0.5f32.powi(8)).abs() < 1e-6);
+        assert_eq!((clock.inflation(), clock.begin_round()), (1.0, None));
         let clock = Clock::new(Decay::PerCapacity(4.0));
         clock.count_accesses(4000);
         clock.advance(1000);
         assert!((clock.inflation() - 2.0).abs() < 1e-3);
         clock.count_accesses(u64::MAX / 2);
         clock.advance(1);
-        assert!(clock.inflation().is_finite() && clock.begin_round() > 0.0);
+        assert!(clock.inflation().is_finite() && clock.begin_round().unwrap() > 0.0);
     }
 }

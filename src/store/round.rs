@@ -16,6 +16,8 @@ use crossbeam_epoch::Guard;
 
 /// Attempts at a row that others keep claimed before the round goes on without it.
 const ATTEMPTS: u32 = 256;
+/// Rows between asking for a row's tail and looking at it; its head is asked for as long before that.
+const AHEAD: usize = 6;
 /// A superblock with less than this part of its slots in use is worth emptying.
 const SPARSE: f64 = 0.5;
 
@@ -50,16 +52,13 @@ impl Inner {
             self.move_price(true);
         }
         let mut report = PruneReport::default();
-        let factor = self.clock.begin_round();
-        scratch.chunks.clear();
-        for table in &self.tables {
-            self.measure(table, factor, &mut scratch.chunks);
-        }
-        if let Some(sketch) = &self.sketch {
-            sketch.decay(factor);
+        if let Some(factor) = self.clock.begin_round() {
+            self.begin_units(factor);
         }
         let wanted = self.wanted_bytes();
         if wanted > 0 {
+            scratch.chunks.clear();
+            self.tables.iter().for_each(|table| self.measure(table, &mut scratch.chunks));
             let threshold = scratch.chunks.threshold(wanted);
             let cut = Cut { surely: threshold / 1.3, threshold, quota: wanted };
             self.cut(cut, scratch.rounds, &mut report);
@@ -116,12 +115,15 @@ impl Inner {
             rows.clear();
             let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
             let mut retired = Retired::default();
-            for ahead in rows.iter().take(8) {
-                chains.prefetch_head(ahead.1);
+            for &(_, ahead) in rows.iter().take(2 * AHEAD) {
+                chains.prefetch_head(ahead);
             }
             for (position, &(tag, head)) in rows.iter().enumerate() {
-                if let Some(ahead) = rows.get(position + 8) {
-                    chains.prefetch_head(ahead.1);
+                if let Some(&(_, ahead)) = rows.get(position + 2 * AHEAD) {
+                    chains.prefetch_head(ahead);
+                }
+                if let Some(&(_, ahead)) = rows.get(position + AHEAD) {
+                    chains.prefetch_tail(ahead);
                 }
                 visit(&chains, tag, head, &mut retired, &guard);
             }
@@ -139,18 +141,31 @@ impl Inner {
         }
     }
 
-    /// Decays a table's utilities and counts its chunks' bytes by importance.
-    fn measure(&self, table: &Table, factor: f32, histogram: &mut Histogram) {
+    /// Multiplies all utilities, and what they are compared with, by the factor of the clock's new units.
+    fn begin_units(&self, factor: f32) {
+        for table in &self.tables {
+            self.for_each_row(table, 0, |chains, _, head, _, _| {
+                let Some(claim) = patiently(chains, head) else { return };
+                for chunk in chains.chunks(&claim) {
+                    let Info { utility, ordinal } = chunk.info();
+                    chunk.set_info(Info { utility: utility * factor, ordinal });
+                }
+            });
+        }
+        if let Some(sketch) = &self.sketch {
+            sketch.decay(factor);
+        }
+        self.set_threshold(self.threshold() * factor);
+    }
+
+    /// Counts the bytes of a table's chunks by importance.
+    fn measure(&self, table: &Table, histogram: &mut Histogram) {
         let (head_bytes, tail_bytes) = self.record_bytes(table);
         let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
         self.for_each_row(table, 0, |chains, _, head, _, _| {
-            let Some(claim) = patiently(chains, head) else { return };
-            for chunk in chains.chunks(&claim) {
-                let Info { utility, ordinal } = chunk.info();
-                let utility = utility * factor;
-                chunk.set_info(Info { utility, ordinal });
-                histogram.add(utility * per_unit, if chunk.tail.is_some() { tail_bytes } else { head_bytes });
-            }
+            chains.peek(head, |tail, info| {
+                histogram.add(info.utility * per_unit, if tail.is_some() { tail_bytes } else { head_bytes });
+            });
         });
     }
 
@@ -172,10 +187,10 @@ impl Inner {
             let (head_bytes, tail_bytes) = self.record_bytes(table);
             self.for_each_row(table, from, |chains, tag, head, retired, guard| {
                 let limit = if cut.quota > 0 { cut.threshold } else { cut.surely } * scale;
-                let Some(claim) = patiently(chains, head) else { return };
-                if chains.chunks(&claim).all(|chunk| chunk.info().utility >= limit) {
-                    return;
-                }
+                let mut some_below = false;
+                chains.peek(head, |_, info| some_below |= info.utility < limit);
+                // What was seen without a claim is looked at again under it.
+                let Some(claim) = some_below.then(|| patiently(chains, head)).flatten() else { return };
                 let shrunk =
                     self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
                 let bytes = u64::from(shrunk.shrunk) * tail_bytes + u64::from(shrunk.evicted) * head_bytes;
@@ -256,7 +271,9 @@ impl Inner {
         let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
         let mut moved = 0;
         self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
-            let Some(claim) = patiently(chains, head) else { return };
+            let mut wanders = heads.is_evacuating(head);
+            chains.peek(head, |tail, _| wanders |= tail.is_some_and(|tail| tails.is_evacuating(tail)));
+            let Some(claim) = wanders.then(|| patiently(chains, head)).flatten() else { return };
             let wandering: Vec<ChunkIndex> = chains
                 .chunks(&claim)
                 .filter_map(|chunk| chunk.tail)
