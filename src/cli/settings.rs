@@ -27,8 +27,8 @@ pub(crate) mod defaults {
     pub(crate) const FALLBACK: FallbackName = FallbackName::Zero;
     pub(crate) const INIT_BOUND: f64 = 0.01;
     pub(crate) const DENSE_OPTIMIZER: DenseOptimizerName = DenseOptimizerName::Adagrad;
-    pub(crate) const BOTTOM: [usize; 2] = [64, 32];
-    pub(crate) const TOP: [usize; 2] = [64, 32];
+    pub(crate) const BOTTOM: [usize; 2] = [128, 64];
+    pub(crate) const TOP: [usize; 2] = [256, 128];
     pub(crate) const BATCH: usize = 2048;
     pub(crate) const SEED: u64 = 1;
     /// Rows held out of data files.
@@ -119,10 +119,10 @@ pub(crate) struct Settings {
     /// Learning rate of the dense layers [default: 0.01; sgd 0.1]
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) dense_lr: Option<f64>,
-    /// Hidden layers of the bottom network, or none [default: 64,32]
+    /// Hidden layers of the bottom network, or none [default: 128,64]
     #[arg(long, value_name = "SIZES")]
     pub(crate) bottom: Option<Layers>,
-    /// Hidden layers of the top network, or none [default: 64,32]
+    /// Hidden layers of the top network, or none [default: 256,128]
     #[arg(long, value_name = "SIZES")]
     pub(crate) top: Option<Layers>,
     /// Rows of a training step [default: 2048]
