@@ -94,6 +94,11 @@ impl Budget {
         self.awaiting.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Notes that retired bytes stay held for good.
+    pub(crate) fn keep_retired(&self, bytes: u64) {
+        self.awaiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes retired and not yet released.
     pub(crate) fn awaiting(&self) -> u64 {
         self.awaiting.load(Ordering::Relaxed)

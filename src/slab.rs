@@ -117,13 +117,14 @@ impl Superblocks {
         if self.region.decommit(index).is_err() {
             // The memory stays resident, so it must stay counted; the superblock is lost to the pool, not leaked
             // behind the budget's back. Its bits are zero already: it offers nothing.
+            self.committed.fetch_add(1, Ordering::Relaxed);
+            self.budget.keep_retired(self.region.superblock_bytes());
             return;
         }
-        self.committed.fetch_sub(1, Ordering::Relaxed);
         // Release: pairs with the Acquire in `acquire`.
         self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
         // Last, so that whoever gets the bytes finds a superblock for them.
-        self.budget.release(self.region.superblock_bytes());
+        self.budget.release_retired(self.region.superblock_bytes());
     }
 }
 
@@ -391,6 +392,8 @@ impl Slab {
         // Release: see `owns`.
         self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Release);
         self.withdraw(superblock);
+        self.superblocks.committed.fetch_sub(1, Ordering::Relaxed);
+        self.superblocks.budget.retire(self.superblocks.region.superblock_bytes());
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
         let superblocks = Arc::downgrade(&self.superblocks);
         // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.
@@ -401,6 +404,8 @@ impl Slab {
                 }
             });
         }
+        // To where any thread can run it, so that a round that collects has these bytes back when it ends.
+        guard.flush();
         true
     }
 }

@@ -87,7 +87,7 @@ impl Inner {
 
     /// Bytes that growth could have: free records, retired ones, and what was never committed.
     fn free_bytes(&self) -> u64 {
-        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes()
+        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
     }
 
     /// Lets the threshold fall when there is clearly more room than the policy asks for.

@@ -122,7 +122,7 @@ impl Inner {
             allocated: self.live_bytes(&tables),
             active,
             resident: held - active.min(held) + in_memory,
-            metadata: held.saturating_sub(weights + optimizer + sketch + free + retired),
+            metadata: held.saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting()),
             retained: self.superblocks.reserved_bytes() - active,
             free,
             retired: retired + self.budget.awaiting(),
