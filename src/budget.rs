@@ -65,15 +65,16 @@ impl Budget {
     }
 
     fn reserve_below(&self, bytes: u64, ceiling: u64) -> Result<(), OverBudget> {
-        // Relaxed throughout: the modification order of this one word is all the invariant needs; memory is handed
-        // over by the structures that use it, never by this counter.
+        // The modification order of this one word is all that the invariant needs. Acquire on success: pairs with the
+        // Release in `release`, so that whoever gets bytes back finds what had them: `give_back` makes a superblock
+        // vacant first, and `acquire` must see it.
         let mut held = self.held.load(Ordering::Relaxed);
         loop {
             let after = match held.checked_add(bytes) {
                 Some(after) if after <= ceiling => after,
                 _ => return Err(OverBudget { asked: bytes, held, limit: self.limit }),
             };
-            match self.held.compare_exchange_weak(held, after, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.held.compare_exchange_weak(held, after, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
                     self.peak.fetch_max(after, Ordering::Relaxed);
                     return Ok(());
@@ -105,7 +106,8 @@ impl Budget {
     }
 
     pub(crate) fn release(&self, bytes: u64) {
-        let before = self.held.fetch_sub(bytes, Ordering::Relaxed);
+        // Release: see `reserve_below`.
+        let before = self.held.fetch_sub(bytes, Ordering::Release);
         debug_assert!(before >= bytes, "released {bytes} of {before} held bytes");
     }
 }

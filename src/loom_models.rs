@@ -10,7 +10,7 @@ use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::{ChunkIndex, Info};
 use crate::sequence::{self, Gone};
-use crate::slab::{Magazine, Slab, Superblocks};
+use crate::slab::{AllocError, Magazine, Slab, Superblocks};
 use crate::sync::{AtomicU32, Ordering};
 use crossbeam_epoch::{Collector, Guard};
 use std::sync::{Arc, Mutex};
@@ -459,6 +459,39 @@ fn slab_does_not_lend_from_a_superblock_that_has_moved_on() {
     });
 }
 
+#[test]
+fn slab_never_forgets_a_slot_freed_while_its_superblock_comes_back_into_use() {
+    explore("slab: free, stop evacuating", 3, || {
+        let (slab, _) = slab_of(WHOLE, 1);
+        let index = slab.alloc(&mut Magazine::default(), no_guard()).unwrap();
+        slab.start_evacuating(1);
+        let theirs = Arc::clone(&slab);
+        let thread = spawn(move || theirs.free(index));
+        slab.stop_evacuating(1);
+        let early = slab.alloc_existing(&mut Magazine::default(), no_guard());
+        thread.join().unwrap();
+        let late = slab.alloc_existing(&mut Magazine::default(), no_guard());
+        assert!(early.is_some() != late.is_some(), "{early:?}, then {late:?}");
+    });
+}
+
+#[test]
+fn slab_superblock_is_vacant_before_its_bytes_can_be_had() {
+    explore("slab: give back, commit", 3, || {
+        // Room for one superblock, and only one there.
+        let pool = Arc::new(Superblocks::new(1, 64, Arc::new(Budget::new(65))).unwrap());
+        let slab = Slab::new(0, WHOLE, Arc::clone(&pool));
+        let other = Slab::new(1, WHOLE, pool);
+        slab.free(slab.alloc(&mut Magazine::default(), no_guard()).unwrap());
+        // Nobody looks at the superblock meanwhile, so it can go back at once.
+        let thread = spawn(move || assert!(slab.retire_superblock(1, no_guard())));
+        if let Err(error) = other.alloc(&mut Magazine::default(), no_guard()) {
+            assert!(matches!(error, AllocError::OverBudget(_)), "bytes, but no superblock: {error:?}");
+        }
+        thread.join().unwrap();
+    });
+}
+
 // ===== The directory
 
 fn index(raw: u32) -> ChunkIndex {
@@ -468,6 +501,9 @@ fn index(raw: u32) -> ChunkIndex {
 /// Tags that begin with a 0 and with a 1 bit, so that a split parts them.
 const LOW: u32 = 7;
 const HIGH: u32 = 1 << 31 | 7;
+
+/// Rows of a segment of two buckets that the next insert splits.
+const FULL: [(u32, u32); 3] = [(LOW, 21), (HIGH, 31), (LOW, 41)];
 
 /// An index stands for the key `raw / 10`.
 fn probe(key: u32) -> impl Fn(ChunkIndex) -> Probe {
@@ -504,8 +540,8 @@ fn directory_one_of_two_inserts_of_a_key_wins() {
 }
 
 #[test]
-fn directory_one_of_two_inserts_wins_across_a_split() {
-    explore("directory: insert, insert, split", 2, || {
+fn directory_one_of_two_inserts_wins_across_a_replacement() {
+    explore("directory: insert, insert, replace", 2, || {
         let (budget, directory) = directory(&[(LOW, 21), (HIGH, 31)]);
         let collector = Collector::new();
         let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
@@ -525,9 +561,30 @@ fn directory_one_of_two_inserts_wins_across_a_split() {
 }
 
 #[test]
+fn directory_an_insert_heeds_the_freeze() {
+    explore("directory: insert, insert, insert and split", 2, || {
+        // The fourth row splits the segment, so the lower half begins with two rows in four slots, room for one more.
+        let (_, directory) = directory(&[(LOW, 21), (HIGH, 31), (LOW, 41), (HIGH, 51)]);
+        let collector = Collector::new();
+        let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
+        let thread = spawn(move || {
+            let handle = their_collector.register();
+            let guard = handle.pin();
+            let first = theirs.insert(LOW, index(11), &guard, probe(1)).unwrap();
+            // Freezes the first row's word before it comes to the last, empty slot.
+            theirs.insert(LOW, index(61), &guard, probe(6)).unwrap();
+            first
+        });
+        let handle = collector.register();
+        let ours = directory.insert(LOW, index(12), &handle.pin(), probe(1)).unwrap();
+        exactly_one(ours, thread.join().unwrap(), [12, 11]);
+    });
+}
+
+#[test]
 fn directory_a_removal_is_not_lost_in_a_split() {
     explore("directory: remove, insert and split", 2, || {
-        let (_, directory) = directory(&[(LOW, 21), (HIGH, 31)]);
+        let (_, directory) = directory(&FULL);
         let collector = Collector::new();
         let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
         let thread = spawn(move || {
@@ -547,7 +604,7 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 #[test]
 fn directory_a_row_is_found_throughout_a_split() {
     explore("directory: find, insert and split", 2, || {
-        let (_, directory) = directory(&[(LOW, 21), (HIGH, 31)]);
+        let (_, directory) = directory(&FULL);
         let collector = Collector::new();
         let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
         let thread = spawn(move || {
@@ -565,7 +622,8 @@ fn directory_a_row_is_found_while_a_node_takes_a_segments_place() {
     explore("directory: find, insert and deepen", 2, || {
         // A full segment for the tags that begin with a 0 bit: its depth is 1, which is all that a root slot can tell.
         let quarter = 1 << 30;
-        let (_, directory) = directory(&[(LOW, 21), (HIGH, 31), (LOW | quarter, 41)]);
+        let rows = [(LOW, 21), (HIGH, 31), (LOW | quarter, 41), (HIGH, 51), (LOW, 61)];
+        let (_, directory) = directory(&rows);
         let collector = Collector::new();
         let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
         let thread = spawn(move || {

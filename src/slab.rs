@@ -23,7 +23,7 @@ use crossbeam_epoch::Guard;
 use std::io;
 use std::sync::Arc;
 
-/// Marks, in a superblock's owner word, that it is being emptied: freed slots are not offered again.
+/// Marks, in a superblock's owner word, that it is being emptied: freed slots are not lent again.
 const EVACUATING: u32 = 1 << 31;
 /// Marks a superblock whose slots were all taken to give it back: it is no slab's any more.
 const RETIRED: u32 = 1 << 30;
@@ -247,11 +247,11 @@ impl Slab {
             while candidates != 0 {
                 let superblock = position as u32 * 64 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
-                if self.owns(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_word(superblock, magazine) {
                     return true;
                 }
                 self.withdraw(superblock);
-                if self.owns(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_word(superblock, magazine) {
                     self.offer(superblock);
                     return true;
                 }
@@ -260,10 +260,16 @@ impl Slab {
         false
     }
 
-    /// Whether the superblock is ours and not retired. Acquire: pairs with the Release in `retire_superblock` through
-    /// the epoch: whoever pins after a superblock was retired sees the mark, and whoever pinned before delays its reuse.
+    /// Whether the superblock is ours and not retired. Relaxed: the epoch orders it. Whoever pins after a superblock was
+    /// retired sees the mark, and whoever pinned before delays its reuse.
     fn owns(&self, superblock: u32) -> bool {
-        self.superblocks.owner[superblock as usize].load(Ordering::Acquire) & !EVACUATING == self.number + 1
+        self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) & !EVACUATING == self.number + 1
+    }
+
+    /// Whether slots of the superblock may be taken: ours, not retired, not being emptied. Asked again after `withdraw`:
+    /// a `stop_evacuating` whose `offer` came before is seen then.
+    fn lends(&self, superblock: u32) -> bool {
+        self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) == self.number + 1
     }
 
     fn take_word(&self, superblock: u32, magazine: &mut Magazine) -> bool {
@@ -283,14 +289,15 @@ impl Slab {
     }
 
     /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
-    /// `offer` came before this in the bit's modification order is seen by that look, because both are
-    /// read-modify-writes of the same word (AcqRel); one that comes after sets the bit again.
+    /// `offer` came before this in the bit's modification order is seen by that look (Acquire here, Release there; all
+    /// that comes between is read-modify-writes); one that comes after sets the bit again.
     fn withdraw(&self, superblock: u32) {
-        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::AcqRel);
+        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Acquire);
     }
 
     fn offer(&self, superblock: u32) {
-        self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::AcqRel);
+        // Release: pairs with the Acquire in `withdraw` and in `refill_existing`.
+        self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::Release);
     }
 
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
@@ -323,10 +330,8 @@ impl Slab {
         // Release: pairs with the Acquire swap in `take_word`.
         let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
-        // Relaxed: a superblock that is being emptied may still be offered for a moment; that only costs time.
-        if self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) & EVACUATING == 0 {
-            self.offer(superblock);
-        }
+        // Even if the superblock is being emptied: whether that is over cannot be told here, and `lends` asks.
+        self.offer(superblock);
     }
 
     /// Whether a slot is marked free.
@@ -389,8 +394,8 @@ impl Slab {
             }
             return false;
         }
-        // Release: see `owns`.
-        self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Release);
+        // Relaxed: see `owns`.
+        self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Relaxed);
         self.withdraw(superblock);
         self.superblocks.committed.fetch_sub(1, Ordering::Relaxed);
         self.superblocks.budget.retire(self.superblocks.region.superblock_bytes());

@@ -100,7 +100,7 @@ impl Directory {
         let mut bits = NODE_BITS;
         loop {
             let slot = &node.slots[(tag >> (32 - bits)) as usize % NODE_SLOTS];
-            // Acquire: pairs with the Release in `advance`.
+            // Acquire: pairs with the Release in `advance` and in `deepen`.
             let there = slot.load(Ordering::Acquire, guard);
             if there.tag() != NODE {
                 return Place { slot, there, bits };
@@ -216,7 +216,12 @@ impl Directory {
     /// A slot only ever moves forward along `replacement`, by compare-and-swap from what it held. So once each slot has
     /// been seen to hold neither this segment nor one that it replaced, no slot will hold it again, and nobody who pins
     /// from then on can come to it.
+    ///
+    /// The way to the upper half of a split goes through the lower half. So before a lower half is retired, the slots of
+    /// the upper half must have left what was split, whose own thread may not have come to them yet.
     fn settle(&self, segment: &Segment, used: &mut u64, guard: &Guard) {
+        let own_end = u64::from(segment.prefix) + (1u64 << (32 - segment.depth));
+        let end = u64::from(segment.prefix) + (1u64 << (32 - segment.reach(guard)));
         let mut tag = segment.prefix;
         loop {
             let place = self.place(tag, guard);
@@ -224,14 +229,17 @@ impl Directory {
             let occupant = unsafe { place.there.deref() };
             // What is deeper came after this segment; moving on from it is the business of the thread that replaced it,
             // which has reserved the bytes that may take.
-            if occupant.depth <= segment.depth && occupant.replacement(tag, guard).is_some() {
+            // That goes for all of the upper half as well.
+            let before = occupant.depth < segment.depth;
+            let ours = occupant.depth == segment.depth && u64::from(tag) < own_end;
+            if (before || ours) && occupant.replacement(tag, guard).is_some() {
                 self.advance(&place, tag, used, guard);
                 continue;
             }
-            // On to the next slot within the segment's range.
+            // On to the next slot that can lead here.
             let step = 1u64 << (32 - place.bits);
             let next = u64::from(tag & !((step - 1) as u32)) + step;
-            if next > u64::from(segment.prefix) + ((1u64 << (32 - segment.depth)) - 1) {
+            if next >= end {
                 break;
             }
             tag = next as u32;

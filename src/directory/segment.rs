@@ -18,7 +18,7 @@ pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
 #[cfg(not(loom))]
 const SPLIT_BUCKETS: usize = 64;
 #[cfg(loom)]
-const SPLIT_BUCKETS: usize = 1;
+const SPLIT_BUCKETS: usize = 2;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
 pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
@@ -286,13 +286,22 @@ impl Segment {
     pub(super) fn replacement<'g>(&self, tag: u32, guard: &'g Guard) -> Option<Shared<'g, Segment>> {
         // Acquire: pairs with the Release in `replace`.
         let lower = self.replacement.load(Ordering::Acquire, guard);
-        // SAFETY: replacements are retired only after every slot on their way was moved past them *and* past their
-        // predecessors (see `Directory::settle`); we came here through such a slot, under this guard.
+        // SAFETY: replacements are retired only after every slot that leads through them, for tags of the other half
+        // too, was moved past their predecessors (see `Directory::settle`); we came here through such a slot, under
+        // this guard.
         let segment = unsafe { lower.as_ref() }?;
         if segment.depth > self.depth && tag >> (32 - segment.depth) & 1 == 1 {
-            return Some(segment.upper_half.load(Ordering::Acquire, guard));
+            // Relaxed: set before `lower` was published, and the Acquire above saw that.
+            return Some(segment.upper_half.load(Ordering::Relaxed, guard));
         }
         Some(lower)
+    }
+
+    /// How many leading bits of a tag it takes to come through this segment: its depth, but one less for the lower half
+    /// of a split, through which the way to the upper half goes too.
+    pub(super) fn reach(&self, guard: &Guard) -> u32 {
+        // Relaxed: set before this segment was published.
+        self.depth - u32::from(!self.upper_half.load(Ordering::Relaxed, guard).is_null())
     }
 
     /// Builds this segment's successors and publishes them. Returns their bytes to the one thread that did.

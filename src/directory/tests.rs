@@ -97,6 +97,42 @@ fn a_walk_sees_every_row_once_when_nothing_moves() {
     assert!(seen.iter().all(|(index, &(found, _))| found == tag(index.raw() - 1)));
 }
 
+/// The thread that split a segment may not have come to its slots when another one retires the lower half.
+#[test]
+fn no_slot_leads_through_a_retired_lower_half() {
+    let (budget, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    let mut keys = 0..;
+    let root = loop {
+        let root = directory.segment(0, guard);
+        if root.words().count() == 369 {
+            break root;
+        }
+        let key = keys.next().unwrap();
+        directory.insert(tag(key), index(key), guard, probe(key)).unwrap();
+    };
+    assert_eq!(root.depth, 0);
+    // What `replace` does, up to where it settles.
+    let bytes = root.replace(guard).unwrap();
+    budget.reserve(bytes).unwrap();
+    directory.bytes.fetch_add(bytes, Ordering::Relaxed);
+    let lower = directory.segment(0, guard);
+    assert_eq!(lower.depth, 1);
+    for key in keys.filter(|&key| tag(key) >> 31 == 0) {
+        if lower.replacement(0, guard).is_some() {
+            break;
+        }
+        directory.insert(tag(key), index(key), guard, probe(key)).unwrap();
+    }
+    // The lower half is retired now. A thread that pins from here on must not come to it, on its way to either half.
+    for slot in 0..64 {
+        let there = directory.place(slot << 26, guard).there;
+        assert!(!std::ptr::eq(there.as_raw(), root), "slot {slot} leads through the retired lower half");
+    }
+    directory.settle(root, &mut 0, guard);
+}
+
 #[test]
 fn relocation_changes_the_head() {
     let (_, directory) = directory();
