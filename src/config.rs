@@ -255,8 +255,8 @@ pub enum Decay {
 /// FIITED's policy (arXiv 2401.04408) and what dimslab adds to it.
 ///
 /// Every chunk has a utility `u <- γ·u + a·g`, with `a` the number of times a step used the row and `g` the norm of the
-/// chunk's gradient in that step. Divided by the 95th percentile of its table's utilities it is the chunk's importance.
-/// A pruning round finds the importance below which chunks must go to leave `headroom` of the budget free, over all
+/// chunk's gradient in that step. Divided by the table's scale, the mean norm of a chunk's gradient over its accesses of
+/// late, it is the chunk's importance. A pruning round finds the importance below which chunks must go to leave `headroom` of the budget free, over all
 /// tables at once, and takes those chunks. What has no chunk is counted in a sketch of fixed size, and earns a chunk
 /// when its importance is clearly above that threshold. While there is room, everything gets its chunks at once.
 #[derive(Debug, Clone, Copy, PartialEq)]

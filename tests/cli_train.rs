@@ -119,7 +119,7 @@ fn a_report_has_every_documented_field() {
 #[test]
 fn deterministic_reports_are_equal_on_any_number_of_threads() {
     let dir = tempdir().unwrap();
-    let args = ["--deterministic", "--policy", "fiited", "--budget", "600kB", "--rows", "5000"];
+    let args = ["--deterministic", "--policy", "fiited", "--budget", "1MiB", "--rows", "12000"];
     let run = |name: &str, threads: &str| {
         let out = dir.path().join(name);
         let mut flags = TINY;
@@ -132,8 +132,13 @@ fn deterministic_reports_are_equal_on_any_number_of_threads() {
     };
     let one = run("one", "1");
     assert_eq!(one, run("again", "1"));
-    assert_eq!(one, run("two", "2"));
-    assert!(one["events"]["admitted"].as_u64() > Some(0));
+    for round in 0..4 {
+        assert_eq!(one, run(&format!("two {round}"), "2"), "two threads, run {round}");
+        assert_eq!(one, run(&format!("three {round}"), "3"), "three threads, run {round}");
+    }
+    for event in ["admitted", "grown", "shrunk", "evicted"] {
+        assert!(one["events"][event].as_u64() > Some(100), "{event}: {}", one["events"]);
+    }
 }
 
 #[test]

@@ -374,6 +374,7 @@ fn formula_op(store: &Store, model: &mut [ModelTable], op: &Op, deterministic: b
             model[*table].lr = f64::from(rate);
         }
     }
+    store.validate().unwrap();
 }
 
 fn apply_keys(store: &Store, index: usize, table: &mut ModelTable, keys: &[u64], grads: &[f32], deterministic: bool) {
@@ -529,6 +530,7 @@ fn tight_op(store: &Store, seen: &mut [Seen], op: &Op) {
             store.set_learning_rate(TableId::new(*table), seen[*table].lr).unwrap();
         }
     }
+    store.validate().unwrap();
 }
 
 fn cases() -> ProptestConfig {

@@ -59,6 +59,9 @@ pub(crate) struct Resolved {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// Most rows of a batch: the trainer's buffers are made for a whole one.
+const BATCH_MAX: usize = 1 << 20;
+
 /// Settings of the policy `fiited`.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct FiitedSettings {
@@ -185,6 +188,9 @@ impl Resolved {
             if value == 0 {
                 return Err(CliError::input(format!("--{name} 0: give at least 1")));
             }
+        }
+        if self.batch > BATCH_MAX {
+            return Err(CliError::input(format!("--batch {}: give at most {BATCH_MAX}", self.batch)));
         }
         if self.format == Format::Csv && !self.data.is_empty() && self.columns.is_none() {
             return Err(CliError::input("--format csv needs --columns, such as --columns \"label=click,cat=*\""));

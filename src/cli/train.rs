@@ -41,12 +41,12 @@ pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
         print::line(settings.to_toml()?.trim_end())?;
         return Ok(Ended::Whole);
     }
-    let session = Session { stop: signal::stop_flag()?, verbose: args.verbose };
-    if comparison { session.compare(&settings) } else { session.single(&settings) }
+    let runner = Runner { stop: signal::stop_flag()?, verbose: args.verbose };
+    if comparison { runner.compare(&settings) } else { runner.single(&settings) }
 }
 
 /// What all runs of one command share.
-struct Session {
+struct Runner {
     stop: Arc<AtomicBool>,
     verbose: bool,
 }
@@ -57,7 +57,7 @@ struct Finished {
     error: Option<CliError>,
 }
 
-impl Session {
+impl Runner {
     /// One run and its table.
     fn single(&self, settings: &Resolved) -> Result<Ended, CliError> {
         let run = self.run(settings, settings.out.as_deref(), "train")?;
@@ -133,8 +133,9 @@ impl Session {
         let mut dir = out.map(RunDir::open).transpose().map_err(CliError::input)?;
         let mut loader = source::loader(settings)?;
         let mut model = model(settings, loader.schema())?;
+        let warm_rows = settings.rows.map_or(settings.batch, |rows| settings.batch.min(rows as usize));
         // What the trainer needs for itself is in memory before the store is made, so that the rest is the store's.
-        model.warm_up(settings.batch).map_err(CliError::input)?;
+        model.warm_up(warm_rows).map_err(CliError::input)?;
         loader.wait_ready();
         let before = process_memory();
         let store = store(settings, loader.schema())?;

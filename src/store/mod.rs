@@ -70,7 +70,8 @@ pub struct Applied {
     pub refused: u64,
 }
 
-/// What the end of a step did. All zero unless the store is deterministic, or something was refused.
+/// What the end of a step did. In a store that is not deterministic all but the step's number is empty: chunks are made
+/// in [`Store::apply_gradients`], whose [`Applied`] counts them, and rounds run on the pruning thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepReport {
     /// Number of the step, from 1.
