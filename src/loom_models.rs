@@ -569,14 +569,15 @@ fn directory_an_insert_heeds_the_freeze() {
         let (theirs, their_collector) = (Arc::clone(&directory), collector.clone());
         let thread = spawn(move || {
             let handle = their_collector.register();
-            let guard = handle.pin();
-            let first = theirs.insert(LOW, index(11), &guard, probe(1)).unwrap();
-            // Freezes the first row's word before it comes to the last, empty slot.
-            theirs.insert(LOW, index(61), &guard, probe(6)).unwrap();
-            first
+            theirs.insert(LOW, index(11), &handle.pin(), probe(1)).unwrap()
         });
         let handle = collector.register();
-        let ours = directory.insert(LOW, index(12), &handle.pin(), probe(1)).unwrap();
+        let guard = handle.pin();
+        let ours = directory.insert(LOW, index(12), &guard, probe(1)).unwrap();
+        // Freezes our row's word before it comes to the last, empty slot. The thread, which may have seen room before,
+        // must not go on to that slot.
+        directory.insert(LOW, index(61), &guard, probe(6)).unwrap();
+        drop(guard);
         exactly_one(ours, thread.join().unwrap(), [12, 11]);
     });
 }
