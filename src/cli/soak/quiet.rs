@@ -1,6 +1,6 @@
 //! Quiet points: everything is validated, and the sums of permanent rows are compared with what was added to them.
 
-use super::tables::{KINDS, PERMANENT, PERMANENT_KEYS};
+use super::tables::{KINDS, Kind, PERMANENT, PERMANENT_KEYS};
 use super::worker::Shared;
 use crate::sync::Ordering;
 use crate::{Events, Store, TableId};
@@ -78,18 +78,16 @@ fn permanent_rows(store: &Store) -> Result<(Vec<f32>, Events), String> {
     Err(format!("permanent rows still change after {TRIES} looks, though all threads rest"))
 }
 
+/// Every chunk of the permanent rows must have gone up by its key's steps. A chunk that the row lacks reads as zero, and
+/// stays so: with the same events none was made.
 fn check_sums(before: &[f32], values: &[f32], steps: &[u64]) -> Result<(), String> {
-    let dim = KINDS[PERMANENT].dim;
+    let Kind { dim, chunk, .. } = KINDS[PERMANENT];
     for ((key, &steps), (before, row)) in steps.iter().enumerate().zip(before.chunks(dim).zip(values.chunks(dim))) {
-        // A chunk that the row lacks reads as zero, and stays so: with the same events none was made.
-        let exact = before.iter().zip(row).all(|(&before, &value)| value == before + steps as f32);
-        let absent = |(&before, &value): (&f32, &f32)| before == 0.0 && value == 0.0;
-        let exact_or_absent = exact
-            || before.chunks(KINDS[PERMANENT].chunk).zip(row.chunks(KINDS[PERMANENT].chunk)).all(|(before, chunk)| {
-                before.iter().zip(chunk).all(absent)
-                    || before.iter().zip(chunk).all(|(&before, &value)| value == before + steps as f32)
-            });
-        if !exact_or_absent {
+        let exact = before.chunks(chunk).zip(row.chunks(chunk)).all(|(before, chunk)| {
+            let absent = before.iter().chain(chunk).all(|&value| value == 0.0);
+            absent || before.iter().zip(chunk).all(|(&before, &value)| value == before + steps as f32)
+        });
+        if !exact {
             return Err(format!(
                 "table permanent, key {key}: {steps} steps of 1 made {before:?} into {row:?}: updates were lost"
             ));
@@ -119,4 +117,21 @@ pub(super) fn digest(store: &Store) -> u64 {
         [admitted, grown, shrunk, evicted, refused, missed].into_iter().for_each(&mut feed);
     }
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_update_is_found() {
+        let dim = KINDS[PERMANENT].dim;
+        let (before, mut after) = (vec![5.0; 2 * dim], vec![7.0; 2 * dim]);
+        after[dim..].fill(8.0);
+        assert_eq!(check_sums(&before, &after, &[2, 3]), Ok(()));
+        assert!(check_sums(&before, &after, &[2, 4]).is_err_and(|text| text.contains("key 1")));
+        after[3] = 6.0;
+        assert!(check_sums(&before, &after, &[2, 3]).is_err_and(|text| text.contains("key 0")));
+        assert_eq!(check_sums(&vec![0.0; dim], &vec![0.0; dim], &[9]), Ok(()), "a row that is not there");
+    }
 }
