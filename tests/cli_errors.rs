@@ -33,7 +33,7 @@ fn train_on(path: &Path, args: &[&str]) -> assert_cmd::Command {
 #[test]
 fn help_names_every_command_and_flag() {
     let (help, _) = output(&mut dimslab(["--help"]));
-    for command in ["train", "generate", "inspect"] {
+    for command in ["train", "generate", "inspect", "soak"] {
         assert!(help.contains(command), "{help}");
     }
     let (help, _) = output(&mut dimslab(["train", "--help"]));

@@ -1,4 +1,4 @@
-//! The `dimslab` command: `train`, `generate` and `inspect`.
+//! The `dimslab` command: `train`, `generate`, `inspect` and `soak`.
 //!
 //! Exit codes: 0 success; 2 flags, configuration or data at fault; 1 anything else that failed; 130 interrupted.
 
@@ -9,6 +9,7 @@ mod progress;
 mod resolved;
 mod settings;
 mod signal;
+mod soak;
 mod source;
 mod train;
 mod values;
@@ -47,6 +48,10 @@ enum Command {
         /// Directory that `train --out` wrote
         dir: PathBuf,
     },
+    /// Use a store from several threads at random and check its invariants
+    ///
+    /// Exits with 1 at the first broken invariant and tells the seed, the thread and its operation.
+    Soak(soak::SoakArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::command(*args),
         Command::Generate(args) => source::generate(&args),
         Command::Inspect { dir } => inspect::command(&dir),
+        Command::Soak(args) => soak::command(&args),
     };
     match ended {
         Ok(Ended::Whole) => ExitCode::SUCCESS,
