@@ -192,7 +192,10 @@ impl Resolved {
         if self.batch > BATCH_MAX {
             return Err(CliError::input(format!("--batch {}: give at most {BATCH_MAX}", self.batch)));
         }
-        if self.format == Format::Csv && !self.data.is_empty() && self.columns.is_none() {
+        if self.format == Format::Csv && self.data.is_empty() {
+            return Err(CliError::input("--format csv needs --data: the embedded stream has no format"));
+        }
+        if self.format == Format::Csv && self.columns.is_none() {
             return Err(CliError::input("--format csv needs --columns, such as --columns \"label=click,cat=*\""));
         }
         if self.format == Format::Criteo && self.columns.is_some() {

@@ -30,24 +30,6 @@ impl Default for RunConfig {
     }
 }
 
-/// Counts of rows that moved, over all tables since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
-pub struct Moves {
-    /// Rows that got their first chunk.
-    pub admitted: u64,
-    /// Chunks added to rows that had some.
-    pub grown: u64,
-    /// Chunks taken from rows that kept others.
-    pub shrunk: u64,
-    /// Rows that lost their last chunk.
-    pub evicted: u64,
-    /// Wishes for a chunk that the budget turned down.
-    pub refused: u64,
-    /// Keys of a batch's gradients that had no row: no-ops for the weights.
-    pub missed: u64,
-}
-
 /// One window of consecutive training rows and the store at its end.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
@@ -77,7 +59,7 @@ pub struct Window {
     /// Per table, in the store's order: mean live dimensions of its rows; 0 without rows.
     pub live_dims: Vec<f64>,
     /// Rows that moved since the start.
-    pub events: Moves,
+    pub events: Events,
     /// Training rows per second within this window.
     pub samples_per_s: f64,
 }
@@ -253,7 +235,7 @@ impl<'a> Progress<'a> {
             rows_live: stats.rows,
             chunks_live: stats.chunks,
             live_dims: stats.tables.iter().map(mean_live_dims).collect(),
-            events: Moves::from(&stats.events),
+            events: stats.events,
             samples_per_s: rate(rows, self.window_started.elapsed().as_secs_f64()),
         });
         self.window.clear();
@@ -298,19 +280,6 @@ impl<'a> Progress<'a> {
             store: self.store.stats(),
             model_bytes: model.parameter_bytes(),
             buffer_bytes: self.buffer_bytes + self.holdout_bytes + metric_bytes,
-        }
-    }
-}
-
-impl From<&Events> for Moves {
-    fn from(events: &Events) -> Moves {
-        Moves {
-            admitted: events.admitted,
-            grown: events.grown,
-            shrunk: events.shrunk,
-            evicted: events.evicted,
-            refused: events.refused,
-            missed: events.missed,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::dlrm::run::{Moves, Window};
+use crate::Events;
+use crate::dlrm::run::Window;
 use crate::report::chart::{self, Axes, Line, Rgb};
 use crate::report::html::escape;
 use crate::report::{Report, human_bytes, human_count};
@@ -105,7 +106,7 @@ fn rows_curve(html: &mut String, windows: &[Window], x_max: f64) {
 }
 
 /// Colour, name and count of a kind of move.
-type Kind = (Rgb, &'static str, fn(&Moves) -> u64);
+type Kind = (Rgb, &'static str, fn(&Events) -> u64);
 
 /// Moves per row of each window. Refusals are wishes and no moves: the table of tables has them.
 fn moves_curve(html: &mut String, windows: &[Window], x_max: f64) {

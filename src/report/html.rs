@@ -167,8 +167,8 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::Events;
     use crate::dlrm::metrics::Metrics;
-    use crate::dlrm::run::Moves;
 
     pub(crate) fn window() -> Window {
         Window {
@@ -184,7 +184,7 @@ pub(super) mod tests {
             rows_live: 10,
             chunks_live: 20,
             live_dims: vec![8.0],
-            events: Moves { admitted: 10, grown: 10, ..Moves::default() },
+            events: Events { admitted: 10, grown: 10, ..Events::default() },
             samples_per_s: 1.0,
         }
     }

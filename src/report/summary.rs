@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Events;
 use crate::TableStats;
 use crate::dlrm::metrics::Metrics;
-use crate::dlrm::run::{Moves, RunReport, mean_live_dims};
+use crate::dlrm::run::{RunReport, mean_live_dims};
 use crate::report::ProcessMemory;
 
 /// Fields of a report that depend on time or on the machine. All others are the same between runs of one seed on the
@@ -51,7 +52,7 @@ pub(crate) struct Report {
     /// Live dimensions of a row -> rows, over all tables.
     pub dims_histogram: BTreeMap<usize, u64>,
     /// Rows that moved.
-    pub events: Moves,
+    pub events: Events,
     /// Whether the run was stopped early.
     pub interrupted: bool,
     /// The error that ended the run early.
@@ -134,7 +135,7 @@ pub(crate) struct TableReport {
     /// Live dimensions of a row -> rows.
     pub dims_histogram: BTreeMap<usize, u64>,
     /// Rows that moved.
-    pub events: Moves,
+    pub events: Events,
 }
 
 /// What a report needs beside the run's own account.
@@ -180,7 +181,7 @@ impl Report {
             rows_live: run.store.rows,
             chunks_live: run.store.chunks,
             dims_histogram,
-            events: Moves::from(&run.store.events),
+            events: run.store.events,
             interrupted: run.interrupted,
             error,
             skipped_lines: run.skipped_lines,
@@ -237,7 +238,7 @@ impl TableReport {
             chunks: table.chunks,
             mean_dims: mean_live_dims(table),
             dims_histogram: table.dims_histogram.iter().enumerate().filter_map(by_dims).collect(),
-            events: Moves::from(&table.events),
+            events: table.events,
         }
     }
 }

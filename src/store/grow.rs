@@ -2,7 +2,6 @@
 
 use super::Inner;
 use super::table::{Table, bump, tag};
-use crate::budget::OverBudget;
 use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
 use crate::id::{ChunkIndex, Info, TableId};
@@ -184,11 +183,5 @@ impl Grower<'_> {
             self.growth.grown += (chunks - before) as u64;
         }
         outcome
-    }
-}
-
-impl From<OverBudget> for AllocError {
-    fn from(error: OverBudget) -> AllocError {
-        AllocError::OverBudget(error)
     }
 }

@@ -41,7 +41,7 @@ impl<'s> Rows<'s> {
         self.next = self.table.directory.walk(at, &guard, |_, head| heads.push(head));
         for head in heads {
             let key = chains.key(head);
-            let (_, hash) = self.table.rehash(key);
+            let hash = self.table.hash(key);
             let mut values = vec![0f32; self.table.layout.dim];
             if let Ok(live) = chains.read(head, &mut values, |out| self.table.read_fallback(hash, out)) {
                 let live = (0..self.table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).collect();

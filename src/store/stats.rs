@@ -5,6 +5,7 @@ use crate::sync::Ordering;
 
 /// What happened to rows and chunks since the store was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
 pub struct Events {
     /// Rows that got their first chunk.
     pub admitted: u64,

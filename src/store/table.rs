@@ -91,19 +91,19 @@ impl Table {
     /// The row that a key names, and its hash.
     #[inline]
     pub(super) fn resolve(&self, key: u64) -> (u64, u64) {
-        let hash = xxh3_64_with_seed(&key.to_le_bytes(), self.seed);
+        let hash = self.hash(key);
         match self.config.keys {
             Keys::Exact => (key, hash),
             Keys::Hashed { virtual_rows } => {
                 let row = ((u128::from(hash) * u128::from(virtual_rows)) >> 64) as u64;
-                self.rehash(row)
+                (row, self.hash(row))
             }
         }
     }
 
-    /// A row's key, and its hash: what [`resolve`](Self::resolve) gave for it.
-    pub(super) fn rehash(&self, row_key: u64) -> (u64, u64) {
-        (row_key, xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed))
+    /// The hash that [`resolve`](Self::resolve) gives with a row's key.
+    pub(super) fn hash(&self, row_key: u64) -> u64 {
+        xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed)
     }
 
     /// The row of a resolved key, if it is live.

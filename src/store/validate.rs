@@ -67,7 +67,7 @@ impl Inner {
         let mut by_chunks = vec![0u64; table.layout.chunks + 1];
         for (word_tag, head) in rows {
             let key = chains.key(head);
-            let (_, hash) = table.rehash(key);
+            let hash = table.hash(key);
             hold!(
                 tag(hash) == word_tag,
                 "`{name}`: key {key} is under tag {word_tag:#x}, its hash has {:#x}",
