@@ -286,3 +286,16 @@ fn windows_are_told_on_request() {
     assert_eq!(told.lines().count(), 3, "{told}");
     assert!(told.contains("AUC") && told.contains("16.0 MiB"), "{told}");
 }
+
+#[test]
+fn a_single_run_leaves_no_half_of_an_earlier_comparison() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("run");
+    let tiny = ["--rows", "3000", "--out", text(&out)];
+    dimslab(["train"]).args(TINY).args(tiny).assert().success();
+    assert!(out.join("full-size/report.json").exists());
+    dimslab(["train"]).args(TINY).args(tiny).args(["--policy", "none"]).assert().success();
+    assert!(out.join("report.json").exists() && !out.join("full-size").exists());
+    let shown = dimslab(["inspect", text(&out)]).assert().success().get_output().stdout.clone();
+    assert!(!String::from_utf8(shown).unwrap().contains("full-size"));
+}

@@ -61,6 +61,9 @@ impl Runner {
     /// One run and its table.
     fn single(&self, settings: &Resolved) -> Result<Ended, CliError> {
         let run = self.run(settings, settings.out.as_deref(), "train")?;
+        if let Some(out) = &settings.out {
+            RunDir::remove_full_size(out).map_err(out_error)?;
+        }
         let policy = settings.policy.unwrap_or(defaults::POLICY);
         let title = match policy {
             PolicyName::Fiited => "fiited",

@@ -87,6 +87,27 @@ impl RunDir {
     /// # Errors
     /// [`OutError::Io`].
     pub(crate) fn begin(&mut self) -> Result<(), OutError> {
+        self.clear()?;
+        let path = self.path.join(METRICS);
+        self.metrics = Some(File::create_new(&path).map_err(io_error(&path))?);
+        Ok(())
+    }
+
+    /// Removes the full-size run that an earlier comparison left within `path`, so that nothing takes it for the other
+    /// half of the run that is there now.
+    ///
+    /// # Errors
+    /// [`OutError::NotOurs`] if its directory holds other files; [`OutError::Io`].
+    pub(crate) fn remove_full_size(path: &Path) -> Result<(), OutError> {
+        let full = path.join(FULL_SIZE);
+        if full.is_dir() {
+            RunDir::open(&full)?.clear()?;
+            fs::remove_dir(&full).map_err(io_error(&full))?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<(), OutError> {
         for name in [METRICS, REPORT, PAGE] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
@@ -96,8 +117,6 @@ impl RunDir {
                 _ => {}
             }
         }
-        let path = self.path.join(METRICS);
-        self.metrics = Some(File::create_new(&path).map_err(io_error(&path))?);
         Ok(())
     }
 
