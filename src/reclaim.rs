@@ -66,9 +66,10 @@ impl Retired {
             guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
                     for (slab, index) in self.chunks {
-                        slabs.get(slab as usize).free(index);
+                        let slab = slabs.get(slab as usize);
+                        slab.free(index);
+                        slabs.retired.fetch_sub(slab.record_bytes(), Ordering::Relaxed);
                     }
-                    slabs.retired.fetch_sub(bytes, Ordering::Relaxed);
                 }
             });
         }
@@ -82,6 +83,7 @@ pub(crate) use collector::Reclaimer;
 
 #[cfg(not(loom))]
 mod collector {
+    use crate::sync::{AtomicBool, AtomicU64, Ordering};
     use crossbeam_epoch::{Collector, Guard, LocalHandle};
     use std::cell::RefCell;
     use std::sync::{Arc, Weak};
@@ -94,11 +96,13 @@ mod collector {
     /// A store's collector.
     pub(crate) struct Reclaimer {
         collector: Collector,
+        /// Calls run that `collect` deferred.
+        ran: Arc<AtomicU64>,
     }
 
     impl Reclaimer {
         pub(crate) fn new() -> Arc<Reclaimer> {
-            Arc::new(Reclaimer { collector: Collector::new() })
+            Arc::new(Reclaimer { collector: Collector::new(), ran: Arc::default() })
         }
 
         /// Pins the calling thread: no record it finds from now on is reused until the guard is dropped.
@@ -122,19 +126,63 @@ mod collector {
             guard
         }
 
-        /// Runs what is due until `done`, or until a pinned thread keeps it from going on.
+        /// Runs what was deferred before this call, until nothing is outstanding or a pinned thread keeps it from going on.
         pub(crate) fn collect(self: &Arc<Self>, mut outstanding: impl FnMut() -> u64) {
-            let (mut least, mut idle) = (u64::MAX, 0);
+            let done = Arc::new(AtomicBool::new(false));
+            // Calls run in the order in which they were deferred, so this one runs after all that came before.
+            let mut last = Some(Arc::clone(&done));
+            let (mut least, mut ran, mut idle) = (u64::MAX, 0, 0);
             // The epoch must advance twice past a retirement, and a flush advances it at most once and runs a few bags.
-            while idle < 8 {
-                let now = outstanding();
+            // Some of these hold nothing of ours but the collector's own nodes, as many as there were bags before. So
+            // each flush here puts a call of its own in its bag: progress is what is outstanding, or one of those calls.
+            while idle < 8 && !done.load(Ordering::Relaxed) {
+                let (now, ran_now) = (outstanding(), self.ran.load(Ordering::Relaxed));
                 if now == 0 {
                     return;
                 }
-                idle = if now < least { 0 } else { idle + 1 };
-                least = least.min(now);
-                self.pin().flush();
+                idle = if now < least || ran_now != ran { 0 } else { idle + 1 };
+                (least, ran) = (least.min(now), ran_now);
+                let guard = self.pin();
+                let (counter, last) = (Arc::clone(&self.ran), last.take());
+                guard.defer(move || {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    if let Some(done) = last {
+                        done.store(true, Ordering::Relaxed);
+                    }
+                });
+                guard.flush();
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The collector's own nodes fill bags, too: one for every eight bags that a flush ran.
+    #[test]
+    fn what_was_retired_after_a_long_pin_comes_back_with_one_collect() {
+        let reclaimer = Reclaimer::new();
+        let outstanding = Arc::new(AtomicU64::new(0));
+        let retire = |count: u64| {
+            for _ in 0..count {
+                outstanding.fetch_add(1, Ordering::Relaxed);
+                let (guard, outstanding) = (reclaimer.pin(), Arc::clone(&outstanding));
+                guard.defer(move || outstanding.fetch_sub(1, Ordering::Relaxed));
+                guard.flush();
+            }
+        };
+        let left = || outstanding.load(Ordering::Relaxed);
+        let pinned = reclaimer.pin();
+        retire(5000);
+        reclaimer.collect(left);
+        assert_eq!(left(), 5000, "reused behind a pin");
+        drop(pinned);
+        reclaimer.collect(left);
+        assert_eq!(left(), 0);
+        retire(30);
+        reclaimer.collect(left);
+        assert_eq!(left(), 0);
     }
 }
