@@ -1,5 +1,6 @@
 //! Epoch-based reclamation of chunk records: crossbeam-epoch's collector, one per store, and what is retired through it.
 
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::slab::Slab;
 use crate::sync::{AtomicU64, Ordering};
@@ -58,6 +59,7 @@ impl Retired {
         }
         let bytes: u64 = self.chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
+        reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
         let slabs = Arc::downgrade(slabs);
         // SAFETY: the closure owns what it uses, all of it Send. No chain leads to these records any more: each was
@@ -66,6 +68,7 @@ impl Retired {
             guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
                     for (slab, index) in self.chunks {
+                        reach(Point::RecordFreeing);
                         let slab = slabs.get(slab as usize);
                         slab.free(index);
                         slabs.retired.fetch_sub(slab.record_bytes(), Ordering::Relaxed);

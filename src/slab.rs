@@ -16,6 +16,7 @@
 //! `available` is only a hint: a late `offer` can leave a bit for a superblock that has moved on, so the owner is asked.
 
 use crate::budget::{Budget, OverBudget};
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::region::{FIRST_SUPERBLOCK, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -90,6 +91,7 @@ impl Superblocks {
     /// Takes the lowest vacant superblock below `limit` and reserves its bytes.
     fn acquire(&self, slab: u32, limit: u32) -> Result<u32, AllocError> {
         self.budget.reserve(self.region.superblock_bytes()).map_err(AllocError::OverBudget)?;
+        reach(Point::SuperblockReserved);
         for (position, word) in self.vacant.iter().enumerate() {
             let mut bits = word.load(Ordering::Relaxed);
             while bits != 0 {
@@ -100,6 +102,7 @@ impl Superblocks {
                 let bit = 1 << (index % 64);
                 // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
                 if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
+                    reach(Point::SuperblockTaken);
                     self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
                     self.committed.fetch_add(1, Ordering::Relaxed);
                     return Ok(index);
@@ -121,8 +124,10 @@ impl Superblocks {
             self.budget.keep_retired(self.region.superblock_bytes());
             return;
         }
+        reach(Point::Decommitted);
         // Release: pairs with the Acquire in `acquire`.
         self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        reach(Point::SuperblockVacant);
         // Last, so that whoever gets the bytes finds a superblock for them.
         self.budget.release_retired(self.region.superblock_bytes());
     }
@@ -251,6 +256,7 @@ impl Slab {
                     return true;
                 }
                 self.withdraw(superblock);
+                reach(Point::Withdrawn);
                 if self.lends(superblock) && self.take_word(superblock, magazine) {
                     self.offer(superblock);
                     return true;
@@ -282,6 +288,7 @@ impl Slab {
             let taken = bits.swap(0, Ordering::Acquire);
             if taken != 0 {
                 *magazine = Magazine { superblock, word: word as u32, bits: taken };
+                reach(Point::SlotsTaken);
                 return true;
             }
         }
@@ -302,10 +309,12 @@ impl Slab {
 
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
+        reach(Point::SuperblockAcquired);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
             // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
             // to `offer`, because a late one of an earlier time may have drawn another thread here already.
             bits.store(self.mask(word), Ordering::Release);
+            reach(Point::SuperblockHalfCommitted);
         }
         *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
         self.offer(superblock);
@@ -330,6 +339,7 @@ impl Slab {
         // Release: pairs with the Acquire swap in `take_word`.
         let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
+        reach(Point::SlotsPutBack);
         // Even if the superblock is being emptied: whether that is over cannot be told here, and `lends` asks.
         self.offer(superblock);
     }
@@ -383,6 +393,7 @@ impl Slab {
             // Acquire: pairs with the Release in `free_slots`, so every record's last use is over.
             let bits = bits.swap(0, Ordering::Acquire);
             taken.push(bits);
+            reach(Point::SuperblockHalfRetired);
             if bits != self.mask(word) {
                 break;
             }
@@ -399,6 +410,7 @@ impl Slab {
         self.withdraw(superblock);
         self.superblocks.committed.fetch_sub(1, Ordering::Relaxed);
         self.superblocks.budget.retire(self.superblocks.region.superblock_bytes());
+        reach(Point::SuperblockRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
         let superblocks = Arc::downgrade(&self.superblocks);
         // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.

@@ -4,6 +4,7 @@ use super::Inner;
 use super::table::{Table, bump, tag};
 use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::slab::{AllocError, Magazine};
@@ -128,10 +129,12 @@ impl Grower<'_> {
         table.new_payload(candidate.hash, 0, &mut self.row, payload);
         let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
         chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        reach(Point::RowWritten);
         let entered =
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
         match entered {
             Ok(Inserted::Done) => {
+                reach(Point::RowEntered);
                 table.count_row(0, 1);
                 self.growth.admitted += 1;
                 Ok(true)

@@ -6,6 +6,8 @@ mod gather;
 mod grow;
 mod iter;
 mod plan;
+#[cfg(test)]
+mod progress;
 mod pruner;
 mod round;
 mod shared_rows;

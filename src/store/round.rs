@@ -6,6 +6,7 @@
 use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
 use crate::chain::Chains;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::Histogram;
 use crate::reclaim::Retired;
@@ -47,6 +48,7 @@ impl Inner {
     pub(super) fn round(&self) -> PruneReport {
         let mut scratch = self.round.lock();
         scratch.rounds += 1;
+        reach(Point::RoundBegun);
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
         if pressed {
             self.move_price(true);
@@ -69,8 +71,10 @@ impl Inner {
         }
         self.collect();
         report.moved = self.compact();
+        reach(Point::Compacted);
         self.retire_empty();
         self.collect();
+        reach(Point::RoundEnding);
         report
     }
 
@@ -150,6 +154,7 @@ impl Inner {
                     let Info { utility, ordinal } = chunk.info();
                     chunk.set_info(Info { utility: utility * factor, ordinal });
                 }
+                reach(Point::UnitsChanged);
             });
         }
         if let Some(sketch) = &self.sketch {
@@ -166,6 +171,7 @@ impl Inner {
             chains.peek(head, |tail, info| {
                 histogram.add(info.utility * per_unit, if tail.is_some() { tail_bytes } else { head_bytes });
             });
+            reach(Point::RowMeasured);
         });
     }
 
@@ -197,6 +203,7 @@ impl Inner {
                 cut.quota = cut.quota.saturating_sub(bytes);
                 report.shrunk += u64::from(shrunk.shrunk);
                 report.evicted += u64::from(shrunk.evicted);
+                reach(Point::RowCut);
             });
         }
     }
@@ -219,8 +226,10 @@ impl Inner {
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
+            reach(Point::RowKilled);
             let removed = table.directory.remove(tag, head, guard);
             debug_assert!(removed, "a live row's word is in its directory");
+            reach(Point::RowRemoved);
             retired.push(table.heads, head);
         }
         let taken = Taken { shrunk: shrunk.taken - evicted, evicted };
@@ -253,6 +262,7 @@ impl Inner {
         if victims.is_empty() {
             return 0;
         }
+        reach(Point::EvacuationBegun);
         let mut moved = 0;
         for table in &self.tables {
             moved += self.evacuate(table);
@@ -297,6 +307,7 @@ impl Inner {
                     heads.free(to);
                 }
             }
+            reach(Point::RowEvacuated);
         });
         heads.flush(&mut magazines[0]);
         tails.flush(&mut magazines[1]);
