@@ -7,7 +7,8 @@ use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
-use crate::slab::{AllocError, Magazine};
+use crate::reclaim::Magazines;
+use crate::slab::AllocError;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 
@@ -35,7 +36,7 @@ pub(super) struct Growth {
 struct Grower<'i> {
     inner: &'i Inner,
     guard: &'i Guard,
-    magazines: Vec<Magazine>,
+    magazines: Magazines<'i>,
     /// Slabs that were out of room a moment ago: no need to ask again for every candidate.
     exhausted: Vec<Option<AllocError>>,
     row: Vec<f32>,
@@ -58,7 +59,7 @@ impl Inner {
         let mut grower = Grower {
             inner: self,
             guard,
-            magazines: (0..slabs).map(|_| Magazine::default()).collect(),
+            magazines: Magazines::new(&self.slabs),
             exhausted: vec![None; slabs],
             row: Vec::new(),
             growth: Growth::default(),
@@ -73,10 +74,7 @@ impl Inner {
             bump(&table.counters.grown, grower.growth.grown - before.grown);
             bump(&table.counters.refused, grower.growth.refused - before.refused);
         }
-        let Grower { mut magazines, growth, .. } = grower;
-        for (slab, magazine) in self.slabs.iter().zip(&mut magazines) {
-            slab.flush(magazine);
-        }
+        let Grower { growth, .. } = grower;
         if growth.refused > 0 {
             self.pressure.store(true, Ordering::Relaxed);
         }
@@ -112,7 +110,7 @@ impl Grower<'_> {
         if let Some(error) = self.exhausted[slab] {
             return Err(error);
         }
-        let outcome = self.inner.slabs.get(slab).alloc(&mut self.magazines[slab], self.guard);
+        let outcome = self.magazines.alloc(slab, self.guard);
         self.exhausted[slab] = outcome.err();
         outcome
     }

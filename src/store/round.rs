@@ -9,9 +9,9 @@ use crate::chain::Chains;
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::Histogram;
-use crate::reclaim::Retired;
+use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
-use crate::slab::Magazine;
+use crate::slab::Slab;
 use crate::sync::{Ordering, spin_wait};
 use crossbeam_epoch::Guard;
 
@@ -89,9 +89,10 @@ impl Inner {
         headroom.saturating_sub(self.free_bytes())
     }
 
-    /// Bytes that growth could have: free records, retired ones, and what was never committed.
+    /// Bytes that growth could have: free records, retired ones, and superblocks of nobody.
     fn free_bytes(&self) -> u64 {
-        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
+        let free = self.budget.room() + self.slabs.free_bytes() + self.superblocks.kept_bytes();
+        free + self.slabs.retired_bytes() + self.budget.awaiting()
     }
 
     /// Lets the threshold fall when there is clearly more room than the policy asks for.
@@ -109,7 +110,7 @@ impl Inner {
         &self,
         table: &Table,
         from: u32,
-        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard),
+        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired<'_>, &Guard),
     ) {
         let chains = table.chains(&self.slabs);
         let mut rows = Vec::new();
@@ -118,7 +119,7 @@ impl Inner {
             let guard = self.reclaimer.pin();
             rows.clear();
             let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
-            let mut retired = Retired::default();
+            let mut retired = Retired::new(&self.slabs, &guard);
             for &(_, ahead) in rows.iter().take(2 * AHEAD) {
                 chains.prefetch_head(ahead);
             }
@@ -131,7 +132,7 @@ impl Inner {
                 }
                 visit(&chains, tag, head, &mut retired, &guard);
             }
-            retired.retire(&self.slabs, &guard);
+            drop(retired);
             // A refusal only means that the segment stays larger than it need be.
             let _ = table.directory.tidy(at, &guard);
             match next {
@@ -218,7 +219,7 @@ impl Inner {
         tag: u32,
         head: ChunkIndex,
         drop: impl Fn(Info) -> bool,
-        retired: &mut Retired,
+        retired: &mut Retired<'_>,
         guard: &Guard,
     ) -> Taken {
         let before = chains.ordinals(&claim).len();
@@ -241,7 +242,7 @@ impl Inner {
     /// Empties sparse superblocks by moving their chunks, so that other slabs, or the system, can have them. Returns
     /// the number of chunks moved.
     pub(super) fn compact(&self) -> u64 {
-        let mut victims = Vec::new();
+        let mut victims = Evacuation(Vec::new());
         for slab in self.slabs.iter() {
             let mut occupancy: Vec<_> = slab.occupancy().collect();
             let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
@@ -256,10 +257,10 @@ impl Inner {
                 }
                 free -= used;
                 slab.start_evacuating(superblock);
-                victims.push((slab, superblock));
+                victims.0.push((slab, superblock));
             }
         }
-        if victims.is_empty() {
+        if victims.0.is_empty() {
             return 0;
         }
         reach(Point::EvacuationBegun);
@@ -269,15 +270,12 @@ impl Inner {
         }
         self.collect();
         self.retire_empty();
-        for (slab, superblock) in victims {
-            slab.stop_evacuating(superblock);
-        }
         moved
     }
 
     /// Moves every chunk of a table that is in a superblock being emptied.
     fn evacuate(&self, table: &Table) -> u64 {
-        let mut magazines = [Magazine::default(), Magazine::default()];
+        let mut magazines = Magazines::new(&self.slabs);
         let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
         let mut moved = 0;
         self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
@@ -291,13 +289,13 @@ impl Inner {
                 .collect();
             for from in wandering {
                 // Only into superblocks that are there already: compaction must not take more memory.
-                let Some(to) = tails.alloc_existing(&mut magazines[1], guard) else { break };
+                let Some(to) = magazines.alloc_existing(table.tails, guard) else { break };
                 chains.relocate_tail(&claim, from, to);
                 retired.push(table.tails, from);
                 moved += 1;
             }
             if heads.is_evacuating(head)
-                && let Some(to) = heads.alloc_existing(&mut magazines[0], guard)
+                && let Some(to) = magazines.alloc_existing(table.heads, guard)
             {
                 if chains.relocate_head(claim, to, || table.directory.relocate(tag, head, to, guard)) {
                     retired.push(table.heads, head);
@@ -309,8 +307,6 @@ impl Inner {
             }
             reach(Point::RowEvacuated);
         });
-        heads.flush(&mut magazines[0]);
-        tails.flush(&mut magazines[1]);
         moved
     }
 
@@ -334,13 +330,21 @@ impl Inner {
         while let Some(head) = table.find(&chains, key, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
             if let Ok(claim) = chains.claim(head) {
-                let mut retired = Retired::default();
+                let mut retired = Retired::new(&self.slabs, &guard);
                 self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                retired.retire(&self.slabs, &guard);
                 return true;
             }
         }
         false
+    }
+}
+
+/// Superblocks that are being emptied, until this is dropped, by a panic too.
+struct Evacuation<'s>(Vec<(&'s Slab, u32)>);
+
+impl Drop for Evacuation<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(slab, superblock)| slab.stop_evacuating(*superblock));
     }
 }
 
