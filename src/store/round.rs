@@ -21,6 +21,9 @@ const ATTEMPTS: u32 = 256;
 const AHEAD: usize = 6;
 /// A superblock with less than this part of its slots in use is worth emptying.
 const SPARSE: f64 = 0.5;
+/// Bytes a row, and besides, beyond which a directory is worth tidying: dense ones have 9 to 13 a row.
+const SPARSE_DIRECTORY: u64 = 32;
+const SMALL_DIRECTORY: u64 = 64 << 10;
 
 /// A round's histogram of bytes by importance: allocated once, counted in the budget.
 pub(super) struct RoundScratch {
@@ -69,6 +72,7 @@ impl Inner {
         } else if !pressed {
             self.ease();
         }
+        self.tidy();
         self.collect();
         report.moved = self.compact();
         reach(Point::Compacted);
@@ -76,6 +80,23 @@ impl Inner {
         self.collect();
         reach(Point::RoundEnding);
         report
+    }
+
+    /// Rebuilds the sparse segments of directories that have lost most of their rows: those of rows that were removed, and
+    /// of rounds that had no reason to walk them.
+    fn tidy(&self) {
+        for table in &self.tables {
+            if table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY {
+                continue;
+            }
+            let mut next = Some(0);
+            while let Some(at) = next {
+                let guard = self.reclaimer.pin();
+                next = table.directory.walk(at, &guard, |_, _| ());
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, &guard);
+            }
+        }
     }
 
     /// Frees what is retired, as far as pinned threads let it.
