@@ -77,6 +77,7 @@ fn a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds() {
         let begin = Instant::now();
         with_one_stopped(point, |scope, scene, case, trap| {
             let claimed = scene.check_claims(case.claims);
+            scene.check_counts(case.script);
             let avoid = claimed.clone();
             let mut waiting: Vec<_> =
                 claimed.iter().flat_map(|&key| waits_for_row(scope, scene, rows(), key)).collect();
@@ -161,6 +162,20 @@ fn memory_behind_a_reader_that_stays_is_bounded_reported_and_comes_back() {
         drop(trap);
         assert!(listing.count() > 0, "an open listing goes on");
     });
+}
+
+/// With room to copy it, whoever removes a row puts a segment that another thread froze out of the way itself.
+#[test]
+fn a_removal_helps_a_frozen_segment_along() {
+    for point in [Point::WordFrozen, Point::SegmentFrozen, Point::SuccessorBuilt] {
+        with_one_stopped(point, |scope, scene, _, trap| {
+            let removal = scope.spawn(move || {
+                scene.keys.iter().for_each(|&key| assert!(scene.store.remove(rows(), key).unwrap()));
+            });
+            join_all(&format!("{point:?}: removal alone"), vec![removal]);
+            drop(trap);
+        });
+    }
 }
 
 /// The one place where removal waits (design, invariant 5): a frozen segment, and no room to copy it for the thread that
