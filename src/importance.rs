@@ -61,6 +61,10 @@ pub(crate) struct Cut {
     pub(crate) quota: u64,
 }
 
+impl Cut {
+    pub(crate) const NOTHING: Cut = Cut { surely: 0.0, threshold: 0.0, quota: 0 };
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
