@@ -82,6 +82,7 @@ pub(crate) use collector::Reclaimer;
 
 #[cfg(not(loom))]
 mod collector {
+    use crate::sync::thread_local;
     use crossbeam_epoch::{Collector, Guard, LocalHandle};
     use std::cell::RefCell;
     use std::sync::{Arc, Weak};
