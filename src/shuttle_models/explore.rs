@@ -1,7 +1,7 @@
 //! Running a model in many schedules, or in the one that failed.
 
-use crate::sync::thread::{self, JoinHandle};
 use crate::Store;
+use crate::sync::thread::{self, JoinHandle};
 use shuttle::scheduler::{
     DataSource, PctScheduler, RandomDataSource, RandomScheduler, ReplayScheduler, Schedule, Scheduler, Task, TaskId,
 };
@@ -86,7 +86,9 @@ impl Drop for Report {
         if std::thread::panicking() {
             eprintln!("FAILED {model}: schedule {schedules} of {scheduler}, seed {seed}");
         } else {
-            eprintln!("ran {model}: {schedules} schedules of {scheduler}, seed {seed}, {seconds:.1} s, {rate:.0} a second");
+            eprintln!(
+                "ran {model}: {schedules} schedules of {scheduler}, seed {seed}, {seconds:.1} s, {rate:.0} a second"
+            );
         }
     }
 }
