@@ -20,10 +20,10 @@ if [ "${1:-}" = --replay ]; then
 else
     export DIMSLAB_SHUTTLE_ITERATIONS="${1:-500}"
     export DIMSLAB_SHUTTLE_SEED="${DIMSLAB_SHUTTLE_SEED:-$(date +%s)}"
-    filter=${2:-}
+    filter=${2:-shuttle_models}
 fi
 
-if cargo test --lib --no-default-features -- --nocapture "shuttle_models::$filter"; then
+if cargo test --lib --no-default-features -- --nocapture --skip ::tests:: "$filter"; then
     exit 0
 fi
 echo "again: .ci/shuttle.sh --replay FILE MODEL, with the file and the model named above" >&2
