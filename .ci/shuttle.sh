@@ -18,7 +18,7 @@ if [ "${1:-}" = --replay ]; then
     export DIMSLAB_SHUTTLE_REPLAY
     filter=$3
 else
-    export DIMSLAB_SHUTTLE_ITERATIONS="${1:-500}"
+    export DIMSLAB_SHUTTLE_ITERATIONS="${1:-3000}"
     export DIMSLAB_SHUTTLE_SEED="${DIMSLAB_SHUTTLE_SEED:-$(date +%s)}"
     filter=${2:-shuttle_models}
 fi
