@@ -310,6 +310,32 @@ fn rows_stay_found_while_others_come_and_go() {
     tally.check(["", "", "", "moved"]);
 }
 
+/// One removal of a row that a round moves while its segment is replaced: only the replacement has the row's new place
+/// then, and whoever read its old one must look there.
+#[test]
+fn a_row_that_moves_out_of_a_replaced_segment_is_found() {
+    let tally = Tally::default();
+    let sums = tally.clone();
+    explore("a_row_that_moves_out_of_a_replaced_segment_is_found", move || {
+        let store = store(ROOMY, Policy::None, CHUNK);
+        admit(&store, &[3, 4, 5, 0, 1, 2, 6]);
+        // Their tags begin as that of 0: with some of them its segment is full, so that 17 replaces it.
+        for &key in &[9, 26, 18, 30][..shuttle::rand::thread_rng().gen_range(0..4)] {
+            admit(&store, &[key]);
+            assert!(store.remove(t(), key).unwrap());
+        }
+        // One free slot in the first superblock, for 17, and row 0 alone in the second, which is therefore emptied.
+        [5, 1, 2].iter().for_each(|&key| assert!(store.remove(t(), key).unwrap()));
+        let maker = spawn(&store, |store| assert_eq!(admit(store, &[17]).admitted, 1));
+        let remover = spawn(&store, |store| assert!(store.remove(t(), 0).unwrap(), "key 0 was not found"));
+        let rounds = spawn(&store, |store| store.prune().unwrap().moved);
+        [maker, remover].into_iter().for_each(|thread| thread.join().unwrap());
+        sums.events(&store, rounds.join().unwrap());
+        check_store(&store);
+    });
+    tally.check(["", "", "", "moved"]);
+}
+
 /// Rows of two records each are made and removed by threads with keys of their own, while rounds give back what is empty:
 /// superblocks pass from heads to tails and back. Each thread finds in its rows what it put there.
 #[test]
