@@ -13,7 +13,7 @@ macro_rules! points {
             $($(#[$what])* $point,)*
         }
 
-        #[cfg(all(test, not(loom)))]
+        #[cfg(all(test, not(any(loom, shuttle))))]
         impl Point {
             pub(crate) const ALL: &[Point] = &[$(Point::$point),*];
         }
@@ -124,21 +124,21 @@ points! {
 }
 
 /// Says that a point is reached.
-#[cfg(any(not(test), loom))]
+#[cfg(any(not(test), loom, shuttle))]
 #[inline(always)]
 pub(crate) fn reach(_point: Point) {}
 
 /// Says that a system call comes next, and fails in its place if a test wants it to.
-#[cfg(any(not(test), loom))]
+#[cfg(any(not(test), loom, shuttle))]
 #[inline(always)]
 pub(crate) fn fault(_point: Point) -> std::io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 pub(crate) use armed::{Action, Trap, arm, fault, reach};
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod armed {
     use super::Point;
     use crate::sync::{AtomicU64, Ordering};

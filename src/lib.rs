@@ -75,6 +75,8 @@ mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;
+#[cfg(all(test, shuttle))]
+mod shuttle_models;
 #[doc(hidden)]
 pub mod simd;
 mod sketch;

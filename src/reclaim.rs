@@ -22,7 +22,7 @@ impl Slabs {
         &self.slabs[number]
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) fn get_mut(&mut self, number: usize) -> &mut Slab {
         &mut self.slabs[number]
     }
@@ -121,7 +121,7 @@ pub(crate) use collector::Reclaimer;
 
 #[cfg(not(loom))]
 mod collector {
-    use crate::sync::{AtomicBool, AtomicU64, Ordering};
+    use crate::sync::{AtomicBool, AtomicU64, Ordering, thread_local};
     use crossbeam_epoch::{Collector, Guard, LocalHandle};
     use std::cell::RefCell;
     use std::sync::{Arc, Weak};
@@ -194,7 +194,7 @@ mod collector {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

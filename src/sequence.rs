@@ -12,9 +12,9 @@ const LIVE: u32 = 2;
 /// One more write.
 const VERSION: u32 = 4;
 /// Failed attempts after which a reader takes the claim, so that it cannot starve.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const PATIENCE: u32 = 128;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const PATIENCE: u32 = 2;
 
 /// The record has gone from this index; ask the directory again.

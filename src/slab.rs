@@ -252,7 +252,7 @@ impl Slab {
     }
 
     /// Leaves it only superblocks below a number, so that a test need not fill 2^31 indices.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) fn limit_superblocks(&mut self, limit: u32) {
         self.limit = limit;
     }
@@ -471,7 +471,7 @@ impl Slab {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crossbeam_epoch::Collector;

@@ -20,15 +20,15 @@ mod segment;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::sync::{AtomicU64, Ordering, spin_wait};
-use crossbeam_epoch::{Atomic, Guard, Pointable, Shared};
+use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
+use crossbeam_epoch::{Guard, Pointable, Shared};
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const NODE_BITS: u32 = 6;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const NODE_BITS: u32 = 1;
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
@@ -377,5 +377,5 @@ impl Drop for Directory {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

@@ -3,22 +3,22 @@
 use super::Probe;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crossbeam_epoch::{Atomic, Guard, Owned, Shared};
+use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
+use crossbeam_epoch::{Guard, Owned, Shared};
 
 /// Row words of one cache line.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const BUCKET_SLOTS: usize = 8;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const BUCKET_SLOTS: usize = 2;
 /// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
 const BUCKET_BITS: u32 = 14;
 /// Longest prefix a segment can have.
 pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
 /// A segment beyond this many buckets is split rather than enlarged, unless its prefix is as long as can be.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const SPLIT_BUCKETS: usize = 64;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const SPLIT_BUCKETS: usize = 2;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.

@@ -122,8 +122,13 @@ impl Inner {
     }
 
     /// Bytes that growth could have: free records, retired ones, and what was never committed.
+    ///
+    /// Asked for in the order in which bytes pass from one to the next: what passes meanwhile is counted twice. In another
+    /// order it would be left out, and a round would take chunks for room that there is.
     fn free_bytes(&self) -> u64 {
-        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
+        let retired = self.budget.awaiting() + self.slabs.retired_bytes();
+        let room = self.budget.room();
+        retired + room + self.slabs.free_bytes()
     }
 
     /// Lets the threshold fall when there is clearly more room than the policy asks for.

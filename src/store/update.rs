@@ -12,7 +12,7 @@ use crate::rowcopy;
 use crate::scratch::Combined;
 use crate::sequence::{Claim, Gone};
 use crate::simd::Kernels;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, thread_local};
 use std::cell::RefCell;
 
 thread_local! {
@@ -48,7 +48,8 @@ impl Inner {
         keys: &[u64],
         gradient: impl Fn(usize) -> (&'g [f32], f32),
     ) -> (Applied, Growth) {
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let scratch = &mut *scratch.borrow_mut();
             let simd = Kernels::get();
             let resolved = keys.iter().map(|&key| table.resolve(key));
             scratch.combined.fill(simd, table.layout.dim, resolved, gradient);
