@@ -67,6 +67,7 @@ mod importance;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod optim;
+mod poison;
 mod reclaim;
 mod region;
 #[cfg(all(feature = "cli", not(loom)))]

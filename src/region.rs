@@ -17,6 +17,14 @@ pub(crate) struct Region {
     superblocks: u32,
 }
 
+/// The next mapping at these addresses is another's.
+#[cfg(dimslab_asan)]
+impl Drop for Region {
+    fn drop(&mut self) {
+        crate::poison::unpoison(self.words());
+    }
+}
+
 #[cfg(not(loom))]
 type Memory = memmap2::MmapRaw;
 #[cfg(loom)]

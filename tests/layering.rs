@@ -12,13 +12,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["error"]),
     ("budget", &["sync"]),
     ("rowcopy", &["sync"]),
-    ("region", &["sync"]),
+    ("poison", &["sync"]),
+    ("region", &["poison", "sync"]),
     ("sequence", &["sync"]),
     ("sketch", &["sync"]),
     ("importance", &[]),
     ("optim", &["config", "simd"]),
     ("scratch", &["simd"]),
-    ("slab", &["budget", "id", "region", "sync"]),
+    ("slab", &["budget", "id", "poison", "region", "sync"]),
     ("directory", &["budget", "id", "rowcopy", "sync"]),
     ("chain", &["config", "directory", "id", "rowcopy", "sequence", "slab", "sync"]),
     ("reclaim", &["id", "slab", "sync"]),
@@ -67,6 +68,7 @@ fn part_and_code(root: &Path, file: &Path) -> (String, String) {
     let text = std::fs::read_to_string(file).unwrap();
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
     let code = code.split("#[cfg(all(test, not(loom)))]\nmod tests").next().unwrap();
+    let code = code.split("#[cfg(all(test, dimslab_asan))]\nmod tests").next().unwrap();
     (part.trim_end_matches(".rs").to_owned(), code.to_owned())
 }
 
