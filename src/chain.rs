@@ -29,6 +29,11 @@ const TAIL_LINK: usize = 0;
 const TAIL_INFO: usize = 1;
 const TAIL_PAYLOAD: usize = 2;
 
+/// How links are written, and how readers read them. Relaxed is enough, see [`Chains::link`]; but that rests on fences,
+/// which ThreadSanitizer does not know, so for it the link itself orders what is behind it.
+const LINK_STORE: Ordering = if cfg!(dimslab_tsan) { Ordering::Release } else { Ordering::Relaxed };
+const LINK_LOAD: Ordering = if cfg!(dimslab_tsan) { Ordering::Acquire } else { Ordering::Relaxed };
+
 /// How the rows of a table are laid out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RowLayout {
@@ -166,7 +171,7 @@ impl<'s> Chains<'s> {
     fn link(&self, word: &AtomicU32) -> Option<ChunkIndex> {
         // Relaxed: a reader that follows a link written after its copy began sees the sequence word change too (the
         // writer's Release fence after the claim, the reader's Acquire fence before it looks again).
-        ChunkIndex::from_raw(word.load(Ordering::Relaxed)).filter(|&index| self.tails.contains(index))
+        ChunkIndex::from_raw(word.load(LINK_LOAD)).filter(|&index| self.tails.contains(index))
     }
 
     /// Calls `visit` with each chunk's tail record (`None` for the head's own) and what it says of itself, without claiming
@@ -294,7 +299,7 @@ impl<'s> Chains<'s> {
         record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
         record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(tail.raw(), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(tail.raw(), LINK_STORE);
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became
@@ -312,7 +317,7 @@ impl<'s> Chains<'s> {
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             let record = self.tails.record(tail);
             if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
-                link.store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+                link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
                 retire(tail);
                 taken += 1;
             } else {
@@ -334,7 +339,7 @@ impl<'s> Chains<'s> {
         let record = self.tails.record(tail);
         copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
         retire(tail);
         Shrunk { taken, row_gone: false }
     }
@@ -345,7 +350,7 @@ impl<'s> Chains<'s> {
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             if tail == from {
                 copy_words(self.tails.record(from), self.tails.record(to));
-                link.store(to.raw(), Ordering::Relaxed);
+                link.store(to.raw(), LINK_STORE);
                 return;
             }
             link = &self.tails.record(tail)[TAIL_LINK];

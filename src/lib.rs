@@ -67,7 +67,6 @@ mod importance;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod optim;
-mod poison;
 mod reclaim;
 mod region;
 #[cfg(all(feature = "cli", not(loom)))]
@@ -82,6 +81,7 @@ mod slab;
 #[cfg(not(loom))]
 mod store;
 mod sync;
+mod watch;
 
 pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};

@@ -21,7 +21,7 @@ pub(crate) struct Region {
 #[cfg(dimslab_asan)]
 impl Drop for Region {
     fn drop(&mut self) {
-        crate::poison::unpoison(self.words());
+        crate::watch::acquired(self.words());
     }
 }
 

@@ -17,9 +17,9 @@
 
 use crate::budget::{Budget, OverBudget};
 use crate::id::ChunkIndex;
-use crate::poison;
 use crate::region::{FIRST_SUPERBLOCK, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::watch;
 use crossbeam_epoch::Guard;
 use std::io;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ impl Superblocks {
                 // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
                 if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
                     // Before the owner is set: from then on a late `offer` may lead a thread to its bits.
-                    poison::unpoison(self.region.superblock(index));
+                    watch::acquired(self.region.superblock(index));
                     self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
                     self.committed.fetch_add(1, Ordering::Relaxed);
                     return Ok(index);
@@ -117,7 +117,7 @@ impl Superblocks {
     /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
     fn give_back(&self, index: u32) {
         self.owner[index as usize].store(0, Ordering::Relaxed);
-        poison::poison(self.region.superblock(index));
+        watch::given_back(self.region.superblock(index));
         if self.region.decommit(index).is_err() {
             // The memory stays resident, so it must stay counted; the superblock is lost to the pool, not leaked
             // behind the budget's back. Its bits are zero already: it offers nothing.
@@ -161,8 +161,8 @@ pub(crate) struct Slab {
 impl Slab {
     pub(crate) fn new(number: u32, record_words: usize, superblocks: Arc<Superblocks>) -> Slab {
         let words = superblocks.region.superblock_bytes() as u32 / 4;
-        let stride = poison::padded(record_words);
-        let first_record = |slots: u32| poison::padded(slots.div_ceil(32) as usize);
+        let stride = watch::padded(record_words);
+        let first_record = |slots: u32| watch::padded(slots.div_ceil(32) as usize);
         // slots * (32 * stride + 1) / 32 words at most, the header rounded up to whole words.
         let mut slots = words * 32 / (stride as u32 * 32 + 1);
         while slots as usize * stride + first_record(slots) > words as usize {
@@ -236,7 +236,7 @@ impl Slab {
         let bit = magazine.bits.trailing_zeros();
         magazine.bits &= magazine.bits - 1;
         let index = self.index(magazine.superblock, magazine.word * 32 + bit);
-        poison::unpoison(self.record(index));
+        watch::taken(self.record(index));
         Ok(index)
     }
 
@@ -316,7 +316,7 @@ impl Slab {
 
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
-        poison::poison(&self.superblocks.region.superblock(superblock)[self.header_words..]);
+        watch::freed(&self.superblocks.region.superblock(superblock)[self.header_words..]);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
             // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
             // to `offer`, because a late one of an earlier time may have drawn another thread here already.
@@ -337,7 +337,7 @@ impl Slab {
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
-        poison::poison(self.record(index));
+        watch::freed(self.record(index));
         let slot = self.slot_of(index);
         self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
     }

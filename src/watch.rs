@@ -1,32 +1,65 @@
-//! Tells AddressSanitizer which memory of a superblock nobody may touch, under `--cfg dimslab_asan`; nothing otherwise.
+//! What the sanitizers are told of the records: whose memory they are now. Compiled to nothing without their cfgs.
 //!
-//! To the sanitizer a superblock is one valid mapping, so it sees no use of a freed record by itself. It keeps one byte of
-//! knowledge for each 8 bytes of memory, and records are multiples of 4. So under this cfg records begin at multiples of 8
-//! and have at least 8 bytes behind them that are never valid: no two records share such a byte, and what runs past the
-//! end of a record is seen even if its neighbour is in use.
+//! **`--cfg dimslab_asan`** (AddressSanitizer). To the sanitizer a superblock is one valid mapping, so by itself it sees no
+//! use of a freed record. Here whatever nobody may touch is *poisoned*. The sanitizer keeps one byte of knowledge for each
+//! 8 bytes of memory, and records are multiples of 4. So records begin at multiples of 8 and have at least 8 bytes behind
+//! them that are never valid: no two records share such a byte, and what runs past the end of a record is seen even if its
+//! neighbour is in use.
+//!
+//! **`--cfg dimslab_tsan`** (ThreadSanitizer). All accesses to records are atomic, and to the sanitizer atomics never race.
+//! Here a record is written plainly, with what it holds, when it is taken and when it is freed. Whoever else uses it
+//! without being ordered after the one and before the other is in a race that is seen.
 
-#[cfg(dimslab_asan)]
-pub(crate) use asan::{padded, poison, unpoison};
-#[cfg(not(dimslab_asan))]
-pub(crate) use nothing::{padded, poison, unpoison};
+use crate::sync::AtomicU32;
 
-#[cfg(not(dimslab_asan))]
-mod nothing {
-    use crate::sync::AtomicU32;
+#[cfg(all(any(dimslab_asan, dimslab_tsan), not(dimslab_atomic_rows)))]
+compile_error!("sanitizers do not see into assembly: they need --cfg dimslab_atomic_rows");
 
-    /// Words from the start of a record to the start of the next.
-    #[inline(always)]
-    pub(crate) fn padded(words: usize) -> usize {
-        words
+/// Words from the start of a record to the start of the next.
+pub(crate) fn padded(words: usize) -> usize {
+    if cfg!(dimslab_asan) { (words.div_ceil(2) + 1) * 2 } else { words }
+}
+
+/// Nobody uses these words of a superblock from now on, until some are [`taken`].
+#[inline(always)]
+pub(crate) fn freed(words: &[AtomicU32]) {
+    given_back(words);
+    #[cfg(dimslab_tsan)]
+    write_plainly(words);
+}
+
+/// One thread has these words for itself.
+#[inline(always)]
+pub(crate) fn taken(words: &[AtomicU32]) {
+    acquired(words);
+    #[cfg(dimslab_tsan)]
+    write_plainly(words);
+}
+
+/// Nobody uses this superblock from now on, not even its free bits.
+#[inline(always)]
+pub(crate) fn given_back(words: &[AtomicU32]) {
+    #[cfg(dimslab_asan)]
+    asan::poison(words);
+    let _ = words;
+}
+
+/// The superblock is in use, or its addresses are another's. No thread has it for itself: one that found it when it
+/// belonged to the same slab may look at its free bits.
+#[inline(always)]
+pub(crate) fn acquired(words: &[AtomicU32]) {
+    #[cfg(dimslab_asan)]
+    asan::unpoison(words);
+    let _ = words;
+}
+
+#[cfg(dimslab_tsan)]
+fn write_plainly(words: &[AtomicU32]) {
+    for word in words.iter().map(AtomicU32::as_ptr) {
+        // SAFETY: the pointer is to a word of a slice. That no other thread uses the word now is the caller's to know;
+        // where it is wrong the sanitizer reports it.
+        unsafe { word.write_volatile(word.read_volatile()) };
     }
-
-    /// Nobody may touch these words from now on.
-    #[inline(always)]
-    pub(crate) fn poison(_words: &[AtomicU32]) {}
-
-    /// These words may be used again.
-    #[inline(always)]
-    pub(crate) fn unpoison(_words: &[AtomicU32]) {}
 }
 
 #[cfg(dimslab_asan)]
@@ -34,21 +67,12 @@ mod asan {
     use crate::sync::{AtomicU32, Ordering};
     use std::ffi::c_void;
 
-    #[cfg(not(dimslab_atomic_rows))]
-    compile_error!("--cfg dimslab_asan needs --cfg dimslab_atomic_rows: AddressSanitizer does not see into assembly");
-
     unsafe extern "C" {
         fn __asan_poison_memory_region(start: *const c_void, bytes: usize);
         fn __asan_unpoison_memory_region(start: *const c_void, bytes: usize);
     }
 
-    /// Words from the start of a record to the start of the next: even, and at least two more than the record has.
-    pub(crate) fn padded(words: usize) -> usize {
-        (words.div_ceil(2) + 1) * 2
-    }
-
-    /// Nobody may touch these words from now on.
-    pub(crate) fn poison(words: &[AtomicU32]) {
+    pub(super) fn poison(words: &[AtomicU32]) {
         if let Some(first) = words.first() {
             // Words that are poisoned already are freed twice. This load is what reports it.
             std::hint::black_box(first.load(Ordering::Relaxed));
@@ -57,8 +81,7 @@ mod asan {
         unsafe { __asan_poison_memory_region(words.as_ptr().cast(), size_of_val(words)) };
     }
 
-    /// These words may be used again.
-    pub(crate) fn unpoison(words: &[AtomicU32]) {
+    pub(super) fn unpoison(words: &[AtomicU32]) {
         // SAFETY: as in `poison`.
         unsafe { __asan_unpoison_memory_region(words.as_ptr().cast(), size_of_val(words)) };
     }
@@ -95,7 +118,7 @@ mod tests {
             misdeed(&slab, records, &mut magazine, &handle);
             return;
         }
-        let name = format!("poison::tests::{test}");
+        let name = format!("watch::tests::{test}");
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &name, "--nocapture"])
             .env(MISDEED, "1")
