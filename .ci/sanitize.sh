@@ -14,8 +14,8 @@ fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
-# Five stress tests run for a time.
-tenths=$((seconds * 2))
+# Six stress tests run for a time.
+tenths=$((seconds * 10 / 6))
 export DIMSLAB_STRESS_SECONDS=$((tenths / 10)).$((tenths % 10))
 limit=$((seconds * 5 + 600))
 
