@@ -62,7 +62,7 @@ case $kind in
         # runs one thread at a time. What is left out takes long, but for `wrong_calls`: valgrind 3.19 takes the comparison
         # `vcmpneq_oqps` for `vcmpneq_uqps`, so that to the AVX2 kernel a NaN is finite.
         runner="CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER"
-        export "$runner=valgrind --quiet --error-exitcode=99 --fair-sched=yes --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
+        export "$runner=valgrind --error-exitcode=99 --fair-sched=yes --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
         export PROPTEST_CASES=8
         timeout 1500 cargo test --lib --test basic --no-run
         timeout "$limit" cargo test --lib -- --test-threads=1 slab:: directory:: rowcopy:: region::
