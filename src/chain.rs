@@ -18,6 +18,7 @@ use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, Ordering};
+use crate::watch::{LINK_LOAD, LINK_STORE};
 
 /// Positions in a head record; the sequence word is at 0.
 const KEY: usize = 1;
@@ -28,11 +29,6 @@ const ROW_STATE: usize = 5;
 const TAIL_LINK: usize = 0;
 const TAIL_INFO: usize = 1;
 const TAIL_PAYLOAD: usize = 2;
-
-/// How links are written, and how readers read them. Relaxed is enough, see [`Chains::link`]; but that rests on fences,
-/// which ThreadSanitizer does not know, so for it the link itself orders what is behind it.
-const LINK_STORE: Ordering = if cfg!(dimslab_tsan) { Ordering::Release } else { Ordering::Relaxed };
-const LINK_LOAD: Ordering = if cfg!(dimslab_tsan) { Ordering::Acquire } else { Ordering::Relaxed };
 
 /// How the rows of a table are laid out.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,10 +10,15 @@
 //! Here a record is written plainly, with what it holds, when it is taken and when it is freed. Whoever else uses it
 //! without being ordered after the one and before the other is in a race that is seen.
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 
 #[cfg(all(any(dimslab_asan, dimslab_tsan), not(dimslab_atomic_rows)))]
 compile_error!("sanitizers do not see into assembly: they need --cfg dimslab_atomic_rows");
+
+/// How a row's links are written, and how readers read them. Relaxed is enough; but why it is rests on fences, which
+/// ThreadSanitizer does not know, so for it the link itself orders what is behind it.
+pub(crate) const LINK_STORE: Ordering = if cfg!(dimslab_tsan) { Ordering::Release } else { Ordering::Relaxed };
+pub(crate) const LINK_LOAD: Ordering = if cfg!(dimslab_tsan) { Ordering::Acquire } else { Ordering::Relaxed };
 
 /// Words from the start of a record to the start of the next.
 pub(crate) fn padded(words: usize) -> usize {

@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scratch", &["simd"]),
     ("slab", &["budget", "id", "region", "sync", "watch"]),
     ("directory", &["budget", "id", "rowcopy", "sync"]),
-    ("chain", &["config", "directory", "id", "rowcopy", "sequence", "slab", "sync"]),
+    ("chain", &["config", "directory", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
     ("reclaim", &["id", "slab", "sync"]),
     (
         "store",
