@@ -84,6 +84,7 @@ mod slab;
 #[cfg(not(loom))]
 mod store;
 mod sync;
+mod watch;
 
 pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};

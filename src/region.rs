@@ -18,6 +18,14 @@ pub(crate) struct Region {
     superblocks: u32,
 }
 
+/// The next mapping at these addresses is another's.
+#[cfg(dimslab_asan)]
+impl Drop for Region {
+    fn drop(&mut self) {
+        crate::watch::acquired(self.words());
+    }
+}
+
 #[cfg(not(any(loom, shuttle)))]
 type Memory = memmap2::MmapRaw;
 #[cfg(any(loom, shuttle))]

@@ -20,6 +20,7 @@ use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::region::{FIRST_SUPERBLOCK, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::watch;
 use crossbeam_epoch::Guard;
 use std::io;
 use std::sync::Arc;
@@ -130,6 +131,8 @@ impl Superblocks {
             None => self.acquire_vacant(limit)?,
         };
         reach(Point::SuperblockTaken);
+        // Before the owner is set: from then on a late `offer` may lead a thread to its bits.
+        watch::acquired(self.region.superblock(index));
         self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
         Ok(index)
     }
@@ -148,6 +151,7 @@ impl Superblocks {
     /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
     fn give_back(&self, index: u32) {
         self.owner[index as usize].store(0, Ordering::Relaxed);
+        watch::given_back(self.region.superblock(index));
         if self.region.decommit(index).is_err() {
             // The memory stays resident (locked pages do), so it stays counted. Whatever its words hold, nobody reads
             // them before they are written; its bits are zero.
@@ -178,9 +182,13 @@ pub(crate) struct Magazine {
 pub(crate) struct Slab {
     number: u32,
     record_words: usize,
+    /// Words from the start of a record to the start of the next.
+    stride: usize,
     slots: u32,
     slot_bits: u32,
     header_words: usize,
+    /// Where record 0 starts in a superblock.
+    first_record: usize,
     /// Superblocks this slab's indices can name: below this number.
     limit: u32,
     /// A set bit: the superblock is ours and had a free slot when last seen.
@@ -191,9 +199,11 @@ pub(crate) struct Slab {
 impl Slab {
     pub(crate) fn new(number: u32, record_words: usize, superblocks: Arc<Superblocks>) -> Slab {
         let words = superblocks.region.superblock_bytes() as u32 / 4;
-        // slots * (32 * record + 1) / 32 words at most, the header rounded up to whole words.
-        let mut slots = words * 32 / (record_words as u32 * 32 + 1);
-        while slots * record_words as u32 + slots.div_ceil(32) > words {
+        let stride = watch::padded(record_words);
+        let first_record = |slots: u32| watch::padded(slots.div_ceil(32) as usize);
+        // slots * (32 * stride + 1) / 32 words at most, the header rounded up to whole words.
+        let mut slots = words * 32 / (stride as u32 * 32 + 1);
+        while slots as usize * stride + first_record(slots) > words as usize {
             slots -= 1;
         }
         assert!(slots > 0, "a record of {record_words} words does not fit a superblock of {words} words");
@@ -201,9 +211,11 @@ impl Slab {
         Slab {
             number,
             record_words,
+            stride,
             slots,
             slot_bits,
             header_words: slots.div_ceil(32) as usize,
+            first_record: first_record(slots),
             limit: superblocks.region.superblocks().min(1 << (ChunkIndex::BITS - slot_bits)),
             available: zeroed_bits(superblocks.region.superblocks()),
             superblocks,
@@ -211,7 +223,7 @@ impl Slab {
     }
 
     pub(crate) fn record_bytes(&self) -> u64 {
-        self.record_words as u64 * 4
+        self.stride as u64 * 4
     }
 
     fn index(&self, superblock: u32, slot: u32) -> ChunkIndex {
@@ -237,7 +249,7 @@ impl Slab {
     /// The words of a record.
     #[inline]
     pub(crate) fn record(&self, index: ChunkIndex) -> &[AtomicU32] {
-        let offset = self.header_words + self.slot_of(index) as usize * self.record_words;
+        let offset = self.first_record + self.slot_of(index) as usize * self.stride;
         self.superblocks.region.record(self.superblock_of(index), offset, self.record_words)
     }
 
@@ -267,7 +279,9 @@ impl Slab {
         }
         let bit = magazine.bits.trailing_zeros();
         magazine.bits &= magazine.bits - 1;
-        Ok(self.index(magazine.superblock, magazine.word * 32 + bit))
+        let index = self.index(magazine.superblock, magazine.word * 32 + bit);
+        watch::taken(self.record(index));
+        Ok(index)
     }
 
     /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
@@ -349,6 +363,7 @@ impl Slab {
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
         reach(Point::SuperblockAcquired);
+        watch::freed(&self.superblocks.region.superblock(superblock)[self.header_words..]);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
             // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
             // to `offer`, because a late one of an earlier time may have drawn another thread here already.
@@ -370,6 +385,7 @@ impl Slab {
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
+        watch::freed(self.record(index));
         let slot = self.slot_of(index);
         self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
     }

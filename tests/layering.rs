@@ -13,15 +13,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["error"]),
     ("budget", &["sync"]),
     ("rowcopy", &["sync"]),
-    ("region", &["failpoint", "sync"]),
+    ("watch", &["sync"]),
+    ("region", &["failpoint", "sync", "watch"]),
     ("sequence", &["failpoint", "sync"]),
     ("sketch", &["sync"]),
     ("importance", &[]),
     ("optim", &["config", "simd"]),
     ("scratch", &["simd"]),
-    ("slab", &["budget", "failpoint", "id", "region", "sync"]),
+    ("slab", &["budget", "failpoint", "id", "region", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
-    ("chain", &["config", "directory", "failpoint", "id", "rowcopy", "sequence", "slab", "sync"]),
+    ("chain", &["config", "directory", "failpoint", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
     ("reclaim", &["failpoint", "id", "slab", "sync"]),
     (
         "store",
@@ -69,6 +70,7 @@ fn part_and_code(root: &Path, file: &Path) -> (String, String) {
     let text = std::fs::read_to_string(file).unwrap();
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
     let code = code.split("#[cfg(all(test, not(any(loom, shuttle))))]\nmod tests").next().unwrap();
+    let code = code.split("#[cfg(all(test, dimslab_asan))]\nmod tests").next().unwrap();
     (part.trim_end_matches(".rs").to_owned(), code.to_owned())
 }
 

@@ -7,7 +7,7 @@ mod gather;
 mod grow;
 mod iter;
 mod plan;
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod progress;
 mod pruner;
 mod round;

@@ -116,7 +116,12 @@ impl Inner {
         let weights = tables.iter().map(|table| table.weights).sum::<u64>() + shared_weights;
         let optimizer = tables.iter().map(|table| table.optimizer).sum::<u64>() + shared_bytes - shared_weights;
         let (held, active) = (self.budget.held(), self.superblocks.committed_bytes());
-        let (free, retired) = (self.slabs.free_bytes(), self.slabs.retired_bytes());
+        let free = {
+            // Pinned, so that a superblock keeps its free bits while they are counted, even if a round retires it.
+            let _pinned = self.reclaimer.pin();
+            self.slabs.free_bytes()
+        };
+        let retired = self.slabs.retired_bytes();
         let kept = self.superblocks.kept_bytes();
         let sketch = self.sketch.as_ref().map_or(0, crate::sketch::Sketch::bytes);
         // What the system does not tell is counted as resident.
