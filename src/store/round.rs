@@ -127,7 +127,7 @@ impl Inner {
     /// order it would be left out, and a round would take chunks for room that there is.
     fn free_bytes(&self) -> u64 {
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
-        let room = self.budget.room();
+        let room = self.budget.room() + self.superblocks.kept_bytes();
         retired + room + self.slabs.free_bytes()
     }
 
