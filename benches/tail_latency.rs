@@ -187,12 +187,17 @@ impl Reader<'_> {
     fn gather_beside(&mut self, time: Duration, beside: &Beside, block: &mut Block) -> Outcome<()> {
         let (begun, mut spent) = (Instant::now(), Duration::ZERO);
         while spent < time && begun.elapsed() < time * PATIENCE {
-            self.draw_keys();
+            let away = beside.away.load(Ordering::Relaxed);
+            self.draw_keys(away);
             let before = beside.doing.load(Ordering::Relaxed);
             let started = Instant::now();
             self.rows.store.gather(table(), &self.keys, &mut self.out)?;
             let took = started.elapsed();
             let after = beside.doing.load(Ordering::Relaxed);
+            if beside.away.load(Ordering::Relaxed) != away {
+                // Some of the keys went, or others came: not as much to read as always.
+                continue;
+            }
             if before == AT_IT || after == AT_IT {
                 spent += took;
                 block.at_it.record(took.as_nanos() as u64)?;
@@ -203,15 +208,15 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn draw_keys(&mut self) {
+    fn draw_keys(&mut self, away: u64) {
         self.keys.clear();
-        for _ in 0..BATCH {
-            let number = match self.draw {
+        while self.keys.len() < BATCH {
+            let row = match self.draw {
                 // The popular rows are spread over the store.
                 Draw::Zipf => self.random.zipf(self.rows.steady).wrapping_mul(2_654_435_761),
                 Draw::Uniform => self.random.next(),
             };
-            self.keys.push(self.rows.steady_key(number));
+            self.keys.extend(self.rows.steady_key(row, away));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::keys::{Random, mix};
 use dimslab::{Store, StoreConfig, StoreError, TableConfig, TableId};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The only table.
@@ -10,7 +10,8 @@ pub(crate) fn table() -> TableId {
     TableId::new(0)
 }
 const BATCH: usize = 2048;
-/// Of every five rows one comes and goes; the gathers read the other four, so that there is always as much to read.
+/// Of every five rows one matters little and is what pruning takes; a fifth of all, others each time, goes before
+/// compaction. The gathers read what is there, so that there is always as much to read.
 const EVERY: u64 = 5;
 
 /// Rounds to wait for one that moves something.
@@ -25,6 +26,8 @@ pub(crate) const BETWEEN: u8 = 2;
 #[derive(Default)]
 pub(crate) struct Beside {
     pub(crate) doing: AtomicU8,
+    /// Says which rows are away for compaction; none at 0.
+    pub(crate) away: AtomicU64,
     pub(crate) stop: AtomicBool,
 }
 
@@ -81,14 +84,15 @@ impl Rows {
         Ok(rows)
     }
 
-    /// The key of the steady row of that number.
-    pub(crate) fn steady_key(&self, number: u64) -> u64 {
-        let number = number % self.steady;
-        mix(number / (EVERY - 1) * EVERY + number % (EVERY - 1))
+    /// The key of a steady row, unless it is away.
+    pub(crate) fn steady_key(&self, steady: u64, away: u64) -> Option<u64> {
+        let steady = steady % self.steady;
+        let number = steady / (EVERY - 1) * EVERY + steady % (EVERY - 1);
+        (!is_away(number, away)).then(|| mix(number))
     }
 
-    fn wandering(&self) -> impl Iterator<Item = u64> {
-        (0..self.steady / (EVERY - 1)).map(|group| group * EVERY + EVERY - 1)
+    fn all(&self) -> u64 {
+        self.steady / (EVERY - 1) * EVERY
     }
 
     /// Trains rows by number; a steady one drawn at random for each `None`.
@@ -102,18 +106,19 @@ impl Rows {
             for (number, grads) in numbers.by_ref().take(BATCH).zip(grads.chunks_exact_mut(self.dim)) {
                 let wanders = number.is_some_and(|number| number % EVERY == EVERY - 1);
                 grads.fill(if wanders { 0.01 } else { 1.0 });
-                keys.push(number.map_or_else(|| self.steady_key(random.next()), mix));
+                let steady = |random: &mut Random| self.steady_key(random.next(), 0).unwrap_or_default();
+                keys.push(number.map_or_else(|| steady(&mut random), mix));
             }
             self.store.apply_gradients(table(), &keys, &grads[..keys.len() * self.dim])?;
         }
         Ok(())
     }
 
-    /// Brings the rows that went back, with as many steady ones trained beside them.
-    fn bring_back(&self) -> Result<(), StoreError> {
+    /// Brings rows that went back, with as many steady ones trained beside them.
+    fn bring_back(&self, numbers: impl Iterator<Item = u64>) -> Result<(), StoreError> {
         // An ordinary round finds that there is room for everything.
         self.store.prune()?;
-        self.train(self.wandering().flat_map(|number| [Some(number), None]), self.held)
+        self.train(numbers.flat_map(|number| [Some(number), None]), self.held)
     }
 
     /// Rounds that take half of what comes and goes.
@@ -126,18 +131,23 @@ impl Rows {
             let taken = report.shrunk + report.evicted;
             rounds.push(Round { time: begun.elapsed(), moved: report.moved, taken });
             beside.now(BETWEEN);
-            self.bring_back()?;
+            self.bring_back((EVERY - 1..self.all()).step_by(EVERY as usize))?;
         }
         beside.now(RESTING);
         Ok(rounds)
     }
 
-    /// Rounds that empty superblocks, of which a fifth of the rows went.
+    /// Rounds that empty superblocks, after a fifth of the rows went at random.
     pub(crate) fn compact(&self, beside: &Beside) -> Result<Vec<Round>, StoreError> {
         let mut rounds = Vec::new();
-        while beside.go_on() {
+        for away in 1.. {
+            if !beside.go_on() {
+                break;
+            }
             beside.now(BETWEEN);
-            for number in self.wandering() {
+            beside.away.store(away, Ordering::Relaxed);
+            let gone = || (0..self.all()).filter(|&number| is_away(number, away));
+            for number in gone() {
                 self.store.remove(table(), mix(number))?;
             }
             beside.now(AT_IT);
@@ -152,11 +162,16 @@ impl Rows {
                 }
             }
             beside.now(BETWEEN);
-            self.bring_back()?;
+            self.bring_back(gone())?;
+            beside.away.store(0, Ordering::Relaxed);
         }
         beside.now(RESTING);
         Ok(rounds)
     }
+}
+
+fn is_away(number: u64, away: u64) -> bool {
+    away != 0 && mix(number ^ (away << 32)) % EVERY == 0
 }
 
 /// Memory traffic like a round's, without a store: three walks over all chunks (measuring, cutting, looking for what
