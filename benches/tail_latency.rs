@@ -1,6 +1,6 @@
 //! How long a batch of reads takes while the store prunes and compacts, and what pruning costs training.
 //!
-//! `cargo bench --bench tail_latency [-- --rows N --block SECONDS --repetitions N --out DIR]`
+//! `cargo bench --bench tail_latency [-- --rows N --block SECONDS --repetitions N --part latency|cost --out DIR]`
 //!
 //! One thread gathers 2,048 keys at a time. Beside it a second thread does nothing; prunes in rounds; compacts; or, as a
 //! control, makes as much plain memory traffic as a round does, without a store: what that costs is the machine's, the
@@ -10,7 +10,8 @@
 //! of rows that stay, so that there is always as much to read.
 //!
 //! Then a training loop with the default policy, whose budget holds a third of what it meets: the pruning thread's part
-//! of the process's processor time, and the time of a step with rounds against the same without.
+//! of the process's processor time, and the time of a step with rounds against the same without; and the same of the
+//! trainer with its networks.
 
 #[path = "support/beside.rs"]
 mod beside;
@@ -39,13 +40,22 @@ struct Args {
     rows: u64,
     block: Duration,
     repetitions: usize,
+    /// `None`: both.
+    part: Option<Part>,
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Latency,
+    Cost,
 }
 
 impl Args {
     fn parse() -> Outcome<Args> {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
-        let mut args = Args { rows: 1_000_000, block: Duration::from_secs(2), repetitions: 7, out: docs.into() };
+        let block = Duration::from_secs(2);
+        let mut args = Args { rows: 1_000_000, block, repetitions: 7, part: None, out: docs.into() };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             // What cargo says to every benchmark.
@@ -57,8 +67,10 @@ impl Args {
                 "--rows" => args.rows = value.parse()?,
                 "--block" => args.block = Duration::try_from_secs_f64(value.parse()?)?,
                 "--repetitions" => args.repetitions = value.parse()?,
+                "--part" if value == "latency" => args.part = Some(Part::Latency),
+                "--part" if value == "cost" => args.part = Some(Part::Cost),
                 "--out" => args.out = value.into(),
-                _ => return Err(format!("unknown option {word}").into()),
+                _ => return Err(format!("unknown option {word} {value}").into()),
             }
         }
         if args.rows < 20_000 || args.repetitions == 0 || args.block.is_zero() {
@@ -83,13 +95,26 @@ struct Measured {
 
 fn main() -> Outcome<()> {
     let args = Args::parse()?;
+    if args.part != Some(Part::Cost) {
+        latency(&args)?;
+    }
+    if args.part != Some(Part::Latency) {
+        for (dim, chunk) in SHAPES {
+            pruning_cost::measure(args.rows, dim, chunk, args.block, args.repetitions)?;
+        }
+        pruning_cost::measure_command(env!("CARGO_BIN_EXE_dimslab"), args.repetitions)?;
+    }
+    Ok(())
+}
+
+fn latency(args: &Args) -> Outcome<()> {
     let mut csv = "dim,chunk,keys,repetition,condition,gathers".to_owned();
     PERCENTILES.iter().for_each(|percent| csv.push_str(&format!(",p{percent}_ns")));
     csv.push('\n');
     for (dim, chunk) in SHAPES {
         let rows = Rows::new(args.rows, dim, chunk)?;
         for draw in [Draw::Zipf, Draw::Uniform] {
-            let repetitions = repeat(&args, &rows, draw, &format!("{} rows of dim {dim}, chunk {chunk}", args.rows))?;
+            let repetitions = repeat(args, &rows, draw, &format!("{} rows of dim {dim}, chunk {chunk}", args.rows))?;
             for (repetition, all) in repetitions.iter().enumerate() {
                 for Measured { condition, nanos } in all {
                     write!(csv, "{dim},{chunk},{draw:?},{repetition},{condition},{}", nanos.len())?;
@@ -106,9 +131,6 @@ fn main() -> Outcome<()> {
     let path = args.out.join("tail_latency.csv");
     std::fs::write(&path, csv)?;
     eprintln!("{}", path.display());
-    for (dim, chunk) in SHAPES {
-        pruning_cost::measure(args.rows, dim, chunk, args.block, args.repetitions)?;
-    }
     Ok(())
 }
 

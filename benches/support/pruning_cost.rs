@@ -3,6 +3,7 @@
 use super::keys::{Random, mix};
 use dimslab::{Store, StoreConfig, StoreError, TableConfig, TableId};
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -11,6 +12,7 @@ fn table() -> TableId {
     TableId::new(0)
 }
 const BATCH: usize = 2048;
+const SELF: &str = "/proc/self";
 /// Steps in a block: the default policy's period.
 const STEPS: u64 = 500;
 
@@ -115,7 +117,7 @@ impl Training {
     /// `STEPS` steps. Without `Store::step` no round ever comes; what it does beside asking for one is a handful of
     /// instructions.
     fn block(&mut self, rounds: bool) -> Outcome<Cost> {
-        let (pruner, process, begun) = (pruner_seconds()?, process_seconds()?, Instant::now());
+        let (pruner, process, begun) = (pruner_seconds(SELF)?, process_seconds()?, Instant::now());
         for _ in 0..STEPS {
             self.step()?;
             if rounds {
@@ -126,7 +128,7 @@ impl Training {
         if rounds {
             self.settle()?;
         }
-        Ok(Cost { wall, pruner: pruner_seconds()? - pruner, process: process_seconds()? - process })
+        Ok(Cost { wall, pruner: pruner_seconds(SELF)? - pruner, process: process_seconds()? - process })
     }
 
     fn step(&mut self) -> Result<(), StoreError> {
@@ -146,16 +148,79 @@ impl Training {
 
     /// Waits until the pruning thread rests.
     fn settle(&self) -> Outcome<()> {
-        let mut before = pruner_seconds()?;
+        let mut before = pruner_seconds(SELF)?;
         loop {
             std::thread::sleep(Duration::from_millis(20));
-            let now = pruner_seconds()?;
+            let now = pruner_seconds(SELF)?;
             if now == before {
                 return Ok(());
             }
             before = now;
         }
     }
+}
+
+/// The same of whole training runs of the command, with its networks and the making of its stream: with the default
+/// policy, and with a period that never ends.
+pub(crate) fn measure_command(command: &str, repetitions: usize) -> Outcome<()> {
+    let (mut with, mut without) = (Cost::default(), Cost::default());
+    let mut ratios = Vec::new();
+    for _ in 0..repetitions {
+        let on = run_command(command, &[])?;
+        let off = run_command(command, &["--period", "1000000000", "--warmup", "1000000000"])?;
+        ratios.push(on.wall / off.wall);
+        with.add(on);
+        without.add(off);
+    }
+    println!("\npruning beside the trainer: dimslab {}, embedded stream, default networks", COMMAND.join(" "));
+    let runs = repetitions as f64;
+    println!(
+        "with rounds: {:.2} s a run, pruning thread {:.1} % of the process's processor time ({:.2} of {:.2} s a run)",
+        with.wall / runs,
+        with.pruner / with.process * 100.0,
+        with.pruner / runs,
+        with.process / runs
+    );
+    println!("without: {:.2} s a run", without.wall / runs);
+    println!("wall time with / without: {:.3} (median of {repetitions})", super::median(ratios.into_iter()));
+    Ok(())
+}
+
+const COMMAND: [&str; 7] = ["train", "--policy", "fiited", "--budget", "8MiB", "--rows", "300000"];
+
+fn run_command(command: &str, more: &[&str]) -> Outcome<Cost> {
+    let begun = Instant::now();
+    let mut run = Command::new(command);
+    run.args(COMMAND).args(more).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = run.spawn()?;
+    let mut cost = Cost::default();
+    // The last look before the end: the system forgets a process's times with it.
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        let process = format!("/proc/{}", child.id());
+        if let (Ok(pruner), Ok(all)) = (pruner_seconds(&process), all_seconds(&process)) {
+            (cost.pruner, cost.process) = (pruner, all);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    cost.wall = begun.elapsed().as_secs_f64();
+    if !status.success() || cost.process == 0.0 {
+        return Err(format!("{command}: {status}, {} s of processor time seen", cost.process).into());
+    }
+    Ok(cost)
+}
+
+/// Processor seconds of a process, those of its threads that ended included.
+fn all_seconds(process: &str) -> Outcome<f64> {
+    let text = fs::read_to_string(format!("{process}/stat"))?;
+    // After the name, which may have anything in it: state, then the 12th and 13th fields, in ticks.
+    let fields = text.rsplit_once(')').ok_or("no name in stat")?.1;
+    let ticks: Result<Vec<f64>, _> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect();
+    // SAFETY: no preconditions.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(ticks?.iter().sum::<f64>() / per_second as f64)
 }
 
 /// Processor seconds of this process.
@@ -168,9 +233,9 @@ fn process_seconds() -> Outcome<f64> {
     Ok(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
 }
 
-/// Processor seconds of the pruning thread, as the scheduler counts them in nanoseconds.
-fn pruner_seconds() -> Outcome<f64> {
-    for task in fs::read_dir("/proc/self/task")? {
+/// Processor seconds of a process's pruning thread, as the scheduler counts them in nanoseconds.
+fn pruner_seconds(process: &str) -> Outcome<f64> {
+    for task in fs::read_dir(format!("{process}/task"))? {
         let task = task?.path();
         if fs::read_to_string(task.join("comm"))?.trim() == "dimslab-pruner" {
             let text = fs::read_to_string(task.join("schedstat"))?;
