@@ -145,6 +145,7 @@ fn repeat(args: &Args, rows: &Rows, draw: Draw, what: &str) -> Outcome<Vec<Vec<M
         pruned.extend(rounds?);
         let (compacting, rounds) = reader.block(args.block, |beside| rows.compact(beside))?;
         compacted.extend(rounds?);
+        rows.check_whole()?;
         let round = Round {
             time: median(pruned.iter().map(|round: &Round| round.time)),
             moved: median(compacted.iter().map(|round: &Round| round.moved)),

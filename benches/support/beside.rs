@@ -76,12 +76,19 @@ impl Rows {
         let table = TableConfig::new("rows", dim).chunk(chunk);
         let mut rows = Rows { store: Store::new(StoreConfig::new(budget), vec![table])?, dim, steady, held: 0 };
         rows.train((0..all).map(Some), all)?;
-        let stats = rows.store.stats();
-        if stats.rows != all {
-            return Err(format!("{} rows of {all} got their place", stats.rows).into());
-        }
-        rows.held = stats.held;
+        rows.held = rows.store.stats().held;
+        rows.check_whole()?;
         Ok(rows)
+    }
+
+    /// Whether all rows are there in full: if not, reading them would not be the same work any more.
+    pub(crate) fn check_whole(&self) -> Result<(), String> {
+        let (stats, all) = (self.store.stats(), self.all());
+        let chunks = all * stats.tables.iter().map(|table| (table.dim / table.chunk_dim) as u64).sum::<u64>();
+        if (stats.rows, stats.chunks) == (all, chunks) {
+            return Ok(());
+        }
+        Err(format!("{} rows and {} chunks live of {all} and {chunks}", stats.rows, stats.chunks))
     }
 
     /// The key of a steady row, unless it is away.
@@ -171,7 +178,7 @@ impl Rows {
 }
 
 fn is_away(number: u64, away: u64) -> bool {
-    away != 0 && mix(number ^ (away << 32)) % EVERY == 0
+    away != 0 && mix(number ^ (away << 32)).is_multiple_of(EVERY)
 }
 
 /// Memory traffic like a round's, without a store: three walks over all chunks (measuring, cutting, looking for what

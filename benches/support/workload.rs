@@ -41,7 +41,8 @@ pub(crate) fn run(ids: u64, idle: Duration, prune_calls: usize) -> Outcome<()> {
     // Not zeros, of which the system would give no page.
     let mut familiar = vec![1u64; FAMILIAR];
     let mut doomed = vec![1u64; ids as usize];
-    (familiar.clear(), doomed.clear());
+    familiar.clear();
+    doomed.clear();
     let (keys, grads, rows) = (vec![1; BATCH], vec![1.0; BATCH * DIM], vec![1.0; BATCH * DIM]);
     let told = io::BufWriter::with_capacity(1 << 16, io::stdout());
     let (random, begun, resident_before) = (Random(1), Instant::now(), allocator::resident()?);
@@ -114,7 +115,7 @@ impl Life {
         self.doomed.clear();
         self.familiar.clear();
         for row in self.store.iter(table())? {
-            if mix(row.key ^ 0xD1) % 2 == 0 {
+            if mix(row.key ^ 0xD1).is_multiple_of(2) {
                 self.doomed.push(row.key);
             } else if self.familiar.len() < FAMILIAR {
                 self.familiar.push(row.key);
