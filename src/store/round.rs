@@ -7,10 +7,10 @@ use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
 use crate::chain::Chains;
 use crate::id::{ChunkIndex, Info};
-use crate::importance::Histogram;
+use crate::importance::{Cut, Histogram};
 use crate::reclaim::Retired;
 use crate::sequence::{Claim, Unclaimed};
-use crate::slab::Magazine;
+use crate::slab::{Magazine, Slab};
 use crate::sync::{Ordering, spin_wait};
 use crossbeam_epoch::Guard;
 
@@ -18,8 +18,11 @@ use crossbeam_epoch::Guard;
 const ATTEMPTS: u32 = 256;
 /// Rows between asking for a row's tail and looking at it; its head is asked for as long before that.
 const AHEAD: usize = 6;
-/// A superblock with less than this part of its slots in use is worth emptying.
-const SPARSE: f64 = 0.5;
+/// Rows that a round measures at least, where there are more: the part of bytes below a threshold is then known to
+/// within 0.2 % of all bytes (one standard deviation of a proportion of a tenth).
+const SAMPLE: u64 = 32_768;
+/// Of so many segments one is measured at least.
+const STRIDE_MAX: u64 = 16;
 
 /// A round's histogram of bytes by importance: allocated once, counted in the budget.
 pub(super) struct RoundScratch {
@@ -35,19 +38,13 @@ impl RoundScratch {
     }
 }
 
-/// Which chunks go: all below `surely`, and those below `threshold` while `quota` bytes are still wanted.
-struct Cut {
-    surely: f32,
-    threshold: f32,
-    quota: u64,
-}
-
 impl Inner {
     /// One round. Rounds exclude each other; training goes on.
     pub(super) fn round(&self) -> PruneReport {
         let mut scratch = self.round.lock();
-        scratch.rounds += 1;
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
+        // Growth was refused, so what was free then was of no use: of another size than what was wanted.
+        let useless: Vec<u64> = if pressed { self.slabs.iter().map(Slab::free_count).collect() } else { Vec::new() };
         if pressed {
             self.move_price(true);
         }
@@ -57,21 +54,59 @@ impl Inner {
         }
         let wanted = self.wanted_bytes();
         if wanted > 0 {
-            scratch.chunks.clear();
-            self.tables.iter().for_each(|table| self.measure(table, &mut scratch.chunks));
-            let threshold = scratch.chunks.threshold(wanted);
-            let cut = Cut { surely: threshold / 1.3, threshold, quota: wanted };
-            self.cut(cut, scratch.rounds, &mut report);
-            self.set_threshold(threshold.min(f32::MAX));
-            report.threshold = threshold;
+            self.take(wanted, &mut scratch, &mut report);
         } else if !pressed {
             self.ease();
         }
-        self.collect();
-        report.moved = self.compact();
-        self.retire_empty();
-        self.collect();
+        self.give_back(&useless, &mut report);
         report
+    }
+
+    /// A round that takes what is least important until at most `held` bytes are held, or nothing is left to take.
+    pub(super) fn round_to(&self, held: u64) -> PruneReport {
+        let mut scratch = self.round.lock();
+        let mut report = PruneReport::default();
+        if let Some(factor) = self.clock.begin_round() {
+            self.begin_units(factor);
+        }
+        self.give_back(&[], &mut report);
+        loop {
+            let now = self.budget.held();
+            if now <= held {
+                return report;
+            }
+            // Directories shrink with their rows, so the same part of everything goes. The last part is measured again.
+            let rows = now.saturating_sub(self.fixed_bytes).max(1) as f64;
+            let part = (now - held) as f64 / rows;
+            let before = report.shrunk + report.evicted;
+            let wanted = (self.live_record_bytes() as f64 * part) as u64;
+            self.take(wanted.max(self.superblocks.bytes_each()), &mut scratch, &mut report);
+            self.give_back(&[], &mut report);
+            if report.shrunk + report.evicted == before {
+                return report;
+            }
+        }
+    }
+
+    /// Takes the least important chunks, `wanted` bytes of them.
+    fn take(&self, wanted: u64, scratch: &mut RoundScratch, report: &mut PruneReport) {
+        scratch.rounds += 1;
+        scratch.chunks.clear();
+        let stride = (self.live_rows() / SAMPLE).clamp(1, STRIDE_MAX);
+        self.tables.iter().for_each(|table| self.measure(table, stride, scratch.rounds, &mut scratch.chunks));
+        let cut = scratch.chunks.cut(wanted);
+        self.cut(cut, scratch.rounds, report);
+        self.set_threshold(cut.threshold.min(f32::MAX));
+        report.threshold = cut.threshold;
+        self.collect();
+    }
+
+    /// Gives empty superblocks back to the system, and makes more of them by compaction.
+    fn give_back(&self, useless: &[u64], report: &mut PruneReport) {
+        self.collect();
+        self.retire_empty();
+        report.moved += self.compact(useless);
+        self.collect();
     }
 
     /// Frees what is retired, as far as pinned threads let it.
@@ -115,18 +150,7 @@ impl Inner {
             rows.clear();
             let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
             let mut retired = Retired::default();
-            for &(_, ahead) in rows.iter().take(2 * AHEAD) {
-                chains.prefetch_head(ahead);
-            }
-            for (position, &(tag, head)) in rows.iter().enumerate() {
-                if let Some(&(_, ahead)) = rows.get(position + 2 * AHEAD) {
-                    chains.prefetch_head(ahead);
-                }
-                if let Some(&(_, ahead)) = rows.get(position + AHEAD) {
-                    chains.prefetch_tail(ahead);
-                }
-                visit(&chains, tag, head, &mut retired, &guard);
-            }
+            with_prefetch(&chains, &rows, |tag, head| visit(&chains, tag, head, &mut retired, &guard));
             retired.retire(&self.slabs, &guard);
             // A refusal only means that the segment stays larger than it need be.
             let _ = table.directory.tidy(at, &guard);
@@ -158,15 +182,31 @@ impl Inner {
         self.set_threshold(self.threshold() * factor);
     }
 
-    /// Counts the bytes of a table's chunks by importance.
-    fn measure(&self, table: &Table, histogram: &mut Histogram) {
+    /// Counts the bytes of a table's chunks by importance: in every segment, or in every `stride`-th, for as many.
+    fn measure(&self, table: &Table, stride: u64, round: u64, histogram: &mut Histogram) {
+        let chains = table.chains(&self.slabs);
         let (head_bytes, tail_bytes) = self.record_bytes(table);
         let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
-        self.for_each_row(table, 0, |chains, _, head, _, _| {
-            chains.peek(head, |tail, info| {
-                histogram.add(info.utility * per_unit, if tail.is_some() { tail_bytes } else { head_bytes });
+        let mut rows = Vec::new();
+        // Not the same segments in each round.
+        let mut position = round;
+        let mut at = Some(0);
+        while let Some(from) = at {
+            let guard = self.reclaimer.pin();
+            position += 1;
+            if !position.is_multiple_of(stride) {
+                at = table.directory.after(from, &guard);
+                continue;
+            }
+            rows.clear();
+            at = table.directory.walk(from, &guard, |tag, head| rows.push((tag, head)));
+            with_prefetch(&chains, &rows, |_, head| {
+                chains.peek(head, |tail, info| {
+                    let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
+                    histogram.add(info.utility * per_unit, bytes * stride);
+                });
             });
-        });
+        }
     }
 
     fn record_bytes(&self, table: &Table) -> (u64, u64) {
@@ -186,15 +226,20 @@ impl Inner {
             }
             let (head_bytes, tail_bytes) = self.record_bytes(table);
             self.for_each_row(table, from, |chains, tag, head, retired, guard| {
-                let limit = if cut.quota > 0 { cut.threshold } else { cut.surely } * scale;
+                let surely = cut.surely * scale;
+                let limit = if cut.quota > 0 { cut.threshold * scale } else { surely };
                 let mut some_below = false;
                 chains.peek(head, |_, info| some_below |= info.utility < limit);
                 // What was seen without a claim is looked at again under it.
                 let Some(claim) = some_below.then(|| patiently(chains, head)).flatten() else { return };
+                for chunk in chains.chunks(&claim) {
+                    if (surely..limit).contains(&chunk.info().utility) {
+                        let bytes = if chunk.tail.is_some() { tail_bytes } else { head_bytes };
+                        cut.quota = cut.quota.saturating_sub(bytes);
+                    }
+                }
                 let shrunk =
                     self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
-                let bytes = u64::from(shrunk.shrunk) * tail_bytes + u64::from(shrunk.evicted) * head_bytes;
-                cut.quota = cut.quota.saturating_sub(bytes);
                 report.shrunk += u64::from(shrunk.shrunk);
                 report.evicted += u64::from(shrunk.evicted);
             });
@@ -229,34 +274,33 @@ impl Inner {
         taken
     }
 
-    /// Empties sparse superblocks by moving their chunks, so that other slabs, or the system, can have them. Returns
-    /// the number of chunks moved.
-    pub(super) fn compact(&self) -> u64 {
+    /// Empties superblocks by moving their chunks, where more of a slab is free than the target for resident over live
+    /// bytes allows. `useless`: free records of each slab that stood idle while growth was refused elsewhere; their
+    /// superblocks change hands too. Returns the number of chunks moved.
+    fn compact(&self, useless: &[u64]) -> u64 {
         let mut victims = Vec::new();
-        for slab in self.slabs.iter() {
+        for (number, slab) in self.slabs.iter().enumerate() {
             let mut occupancy: Vec<_> = slab.occupancy().collect();
+            let slots = u64::from(slab.slots());
             let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
-            // The emptiest first; each must fit into what the others have free.
+            let used = occupancy.len() as u64 * slots - free;
+            let allowed = (used as f64 * (self.config.resident_target - 1.0)) as u64;
+            let allowed = allowed.min(free - useless.get(number).map_or(0, |&useless| useless.min(free))).max(slots);
+            // The emptiest first, as the least has to be moved. What leaves one must fit into what the others have free.
             occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
-            for (superblock, free_here) in occupancy {
-                let used = u64::from(slab.slots() - free_here);
-                let sparse = (used as f64) < SPARSE * f64::from(slab.slots()) || free > 3 * u64::from(slab.slots());
-                free = free.saturating_sub(u64::from(free_here));
-                if used == 0 || !sparse || used * 2 > free {
+            for (superblock, _) in occupancy {
+                if free < allowed + slots {
                     break;
                 }
-                free -= used;
                 slab.start_evacuating(superblock);
                 victims.push((slab, superblock));
+                free -= slots;
             }
         }
         if victims.is_empty() {
             return 0;
         }
-        let mut moved = 0;
-        for table in &self.tables {
-            moved += self.evacuate(table);
-        }
+        let moved = self.tables.iter().map(|table| self.evacuate(table)).sum();
         self.collect();
         self.retire_empty();
         for (slab, superblock) in victims {
@@ -337,6 +381,22 @@ impl Inner {
 pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
+}
+
+/// Calls `visit` with each row, when its lines are near.
+fn with_prefetch(chains: &Chains<'_>, rows: &[(u32, ChunkIndex)], mut visit: impl FnMut(u32, ChunkIndex)) {
+    for &(_, ahead) in rows.iter().take(2 * AHEAD) {
+        chains.prefetch_head(ahead);
+    }
+    for (position, &(tag, head)) in rows.iter().enumerate() {
+        if let Some(&(_, ahead)) = rows.get(position + 2 * AHEAD) {
+            chains.prefetch_head(ahead);
+        }
+        if let Some(&(_, ahead)) = rows.get(position + AHEAD) {
+            chains.prefetch_tail(ahead);
+        }
+        visit(tag, head);
+    }
 }
 
 /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
