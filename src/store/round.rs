@@ -38,6 +38,9 @@ impl RoundScratch {
     }
 }
 
+/// Times that readers are given to let go of what a round to a size took.
+const GIVE_BACK_ATTEMPTS: usize = 8;
+
 impl Inner {
     /// One round. Rounds exclude each other; training goes on.
     pub(super) fn round(&self) -> PruneReport {
@@ -62,7 +65,8 @@ impl Inner {
         report
     }
 
-    /// A round that takes what is least important until at most `held` bytes are held, or nothing is left to take.
+    /// A round that takes what is least important until at most `held` bytes are held, or will be when the last readers
+    /// of what was taken let go of it, or nothing is left to take.
     pub(super) fn round_to(&self, held: u64) -> PruneReport {
         let mut scratch = self.round.lock();
         let mut report = PruneReport::default();
@@ -71,8 +75,16 @@ impl Inner {
         }
         self.give_back(&[], &mut report);
         loop {
+            for _ in 0..GIVE_BACK_ATTEMPTS {
+                if self.budget.held() <= held || self.waiting_bytes() == 0 {
+                    break;
+                }
+                std::thread::yield_now();
+                self.give_back(&[], &mut report);
+            }
             let now = self.budget.held();
-            if now <= held {
+            // To take more for what only waits for its readers would be to take what matters.
+            if now.saturating_sub(self.waiting_bytes()) <= held {
                 return report;
             }
             // Directories shrink with their rows, so the same part of everything goes. The last part is measured again.
@@ -112,6 +124,15 @@ impl Inner {
     /// Frees what is retired, as far as pinned threads let it.
     pub(super) fn collect(&self) {
         self.reclaimer.collect(|| self.slabs.retired_bytes() + self.budget.awaiting());
+    }
+
+    /// Bytes that the readers of what was taken keep from being given back: retired ones, and with them the free ones,
+    /// which compaction could not gather meanwhile.
+    fn waiting_bytes(&self) -> u64 {
+        match self.slabs.retired_bytes() + self.budget.awaiting() {
+            0 => 0,
+            retired => retired + self.slabs.free_bytes(),
+        }
     }
 
     /// Bytes of chunks that have to go so that the policy's headroom is free.
