@@ -272,8 +272,16 @@ fn print_table(repetitions: &[Vec<Measured>]) {
         print!("{:28}{gathers:10}", repetitions[0][condition].condition);
         for percent in PERCENTILES {
             let at = |measured: &Measured| measured.nanos.value_at_percentile(percent) as f64;
-            let ratio = median(repetitions.iter().map(|all| at(&all[condition]) / at(&all[0]).max(1.0)));
-            print!("{:>18}", format!("{:.1} ({ratio:.2})", median(all().map(at)) / 1e3));
+            // Short blocks may leave a condition without a gather.
+            let met = || repetitions.iter().filter(|all| !all[condition].nanos.is_empty() && !all[0].nanos.is_empty());
+            let ratio = median(met().map(|all| at(&all[condition]) / at(&all[0]).max(1.0)));
+            match met().next() {
+                None => print!("{:>18}", "-"),
+                Some(_) => {
+                    let micros = median(met().map(|all| at(&all[condition]))) / 1e3;
+                    print!("{:>18}", format!("{micros:.1} ({ratio:.2})"));
+                }
+            }
         }
         println!();
     }
