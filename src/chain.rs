@@ -13,11 +13,13 @@
 
 use crate::config::Optimizer;
 use crate::directory::Probe;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, Ordering};
+use crate::watch::{LINK_LOAD, LINK_STORE};
 
 /// Positions in a head record; the sequence word is at 0.
 const KEY: usize = 1;
@@ -166,7 +168,7 @@ impl<'s> Chains<'s> {
     fn link(&self, word: &AtomicU32) -> Option<ChunkIndex> {
         // Relaxed: a reader that follows a link written after its copy began sees the sequence word change too (the
         // writer's Release fence after the claim, the reader's Acquire fence before it looks again).
-        ChunkIndex::from_raw(word.load(Ordering::Relaxed)).filter(|&index| self.tails.contains(index))
+        ChunkIndex::from_raw(word.load(LINK_LOAD)).filter(|&index| self.tails.contains(index))
     }
 
     /// Calls `visit` with each chunk's tail record (`None` for the head's own) and what it says of itself, without claiming
@@ -216,6 +218,7 @@ impl<'s> Chains<'s> {
             Some(())
         };
         put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
+        reach(Point::RowHalfRead);
         let mut link = &record[HEAD_LINK];
         while let Some(tail) = self.link(link) {
             let record = self.tails.record(tail);
@@ -294,7 +297,8 @@ impl<'s> Chains<'s> {
         record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
         record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(tail.raw(), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(tail.raw(), LINK_STORE);
+        reach(Point::ChunkGrown);
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became
@@ -312,7 +316,8 @@ impl<'s> Chains<'s> {
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             let record = self.tails.record(tail);
             if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
-                link.store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+                link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
+                reach(Point::ChunkTaken);
                 retire(tail);
                 taken += 1;
             } else {
@@ -334,7 +339,7 @@ impl<'s> Chains<'s> {
         let record = self.tails.record(tail);
         copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
         retire(tail);
         Shrunk { taken, row_gone: false }
     }
@@ -345,7 +350,8 @@ impl<'s> Chains<'s> {
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             if tail == from {
                 copy_words(self.tails.record(from), self.tails.record(to));
-                link.store(to.raw(), Ordering::Relaxed);
+                reach(Point::TailCopied);
+                link.store(to.raw(), LINK_STORE);
                 return;
             }
             link = &self.tails.record(tail)[TAIL_LINK];
@@ -359,7 +365,9 @@ impl<'s> Chains<'s> {
         let record = self.heads.record(to);
         copy_words(&claim.record[KEY..], &record[KEY..]);
         sequence::start(record);
+        reach(Point::HeadCopied);
         let published = publish();
+        reach(Point::HeadPublished);
         if published {
             claim.kill();
         } else {

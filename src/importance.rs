@@ -4,7 +4,10 @@
 //! threshold is a bin's lower edge; among the chunks of the last bin below it, the round takes as many as it needs.
 
 /// Bins of a power of two.
+#[cfg(not(shuttle))]
 const FINE_BITS: u32 = 2;
+#[cfg(shuttle)]
+const FINE_BITS: u32 = 0;
 /// All 8 exponent bits of a non-negative f32 and [`FINE_BITS`] of the mantissa.
 const BINS: usize = 1 << (8 + FINE_BITS);
 
@@ -61,7 +64,11 @@ pub(crate) struct Cut {
     pub(crate) quota: u64,
 }
 
-#[cfg(all(test, not(loom)))]
+impl Cut {
+    pub(crate) const NOTHING: Cut = Cut { surely: 0.0, threshold: 0.0, quota: 0 };
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -62,6 +62,7 @@ mod directory;
 #[cfg(all(feature = "train", not(loom)))]
 pub mod dlrm;
 mod error;
+mod failpoint;
 mod id;
 mod importance;
 #[cfg(all(test, loom))]
@@ -74,6 +75,8 @@ mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;
+#[cfg(all(test, shuttle))]
+mod shuttle_models;
 #[doc(hidden)]
 pub mod simd;
 mod sketch;
@@ -81,6 +84,7 @@ mod slab;
 #[cfg(not(loom))]
 mod store;
 mod sync;
+mod watch;
 
 pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};

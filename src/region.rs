@@ -4,6 +4,7 @@
 //! *decommitted* by telling the system that its pages are no longer wanted, after which they read as zero. All of it is
 //! seen as 32-bit atomic words, because rows are read while they are written.
 
+use crate::failpoint::{Point, fault};
 use crate::sync::AtomicU32;
 use std::io;
 
@@ -17,9 +18,17 @@ pub(crate) struct Region {
     superblocks: u32,
 }
 
-#[cfg(not(loom))]
+/// The next mapping at these addresses is another's.
+#[cfg(dimslab_asan)]
+impl Drop for Region {
+    fn drop(&mut self) {
+        crate::watch::acquired(self.words());
+    }
+}
+
+#[cfg(not(any(loom, shuttle)))]
 type Memory = memmap2::MmapRaw;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 type Memory = Box<[AtomicU32]>;
 
 impl Region {
@@ -28,6 +37,7 @@ impl Region {
         let bytes = (superblocks as usize)
             .checked_mul(superblock_bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address range does not fit in usize"))?;
+        fault(Point::Reserve)?;
         Ok(Region { memory: map(bytes)?, superblock_words: superblock_bytes / 4, superblocks })
     }
 
@@ -53,7 +63,7 @@ impl Region {
         &self.words()[start..start + len]
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[inline]
     fn words(&self) -> &[AtomicU32] {
         let words = self.superblocks as usize * self.superblock_words;
@@ -62,7 +72,7 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), words) }
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     fn words(&self) -> &[AtomicU32] {
         &self.memory
     }
@@ -70,15 +80,16 @@ impl Region {
     /// Gives a superblock's memory back to the system; its words read as zero from then on.
     ///
     /// The caller owns every chunk of the superblock and no thread can still hold one of them.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        fault(Point::Decommit)?;
         let bytes = self.superblock_words * 4;
         // SAFETY: the range lies inside the mapping (`index < superblocks`); zeroing it is what the caller asked for,
         // and for other threads it is the same as relaxed stores of zero to words nobody uses.
         unsafe { self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, index as usize * bytes, bytes) }
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
         for word in self.superblock(index) {
             word.store(0, crate::sync::Ordering::Relaxed);
@@ -87,8 +98,9 @@ impl Region {
     }
 
     /// Bytes of superblock `index` that are in memory now, as the system counts them.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
+        fault(Point::Residency)?;
         let page = page_bytes();
         let bytes = self.superblock_words * 4;
         let mut pages = vec![0u8; bytes.div_ceil(page)];
@@ -100,27 +112,32 @@ impl Region {
         }
         Ok(pages.iter().filter(|&&flags| flags & 1 != 0).count() as u64 * page as u64)
     }
+
+    #[cfg(shuttle)]
+    pub(crate) fn resident_bytes(&self, _index: u32) -> io::Result<u64> {
+        Ok(self.superblock_bytes())
+    }
 }
 
 /// The system's page size in bytes.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn page_bytes() -> usize {
     // SAFETY: `sysconf` has no preconditions.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 fn map(bytes: usize) -> io::Result<Memory> {
     let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
     Ok(memmap2::MmapRaw::from(map))
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 fn map(bytes: usize) -> io::Result<Memory> {
     Ok((0..bytes / 4).map(|_| AtomicU32::new(0)).collect())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::sync::Ordering;

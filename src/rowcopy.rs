@@ -11,12 +11,12 @@ use crate::sync::{AtomicU32, Ordering};
 /// Asks the processor to bring a cache line closer. Has no other effect, whatever the address.
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
     // SAFETY: a prefetch never faults.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
     let _ = address;
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn prefetch_words(words: &[AtomicU32]) {
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of 16 bytes, both aligned to 4.
-#[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
 #[inline(always)]
 unsafe fn copy4(from: *const u32, to: *mut u32) {
     // SAFETY: the caller's. Other threads may be writing what is read here, or reading what is written: each lane of the
@@ -56,7 +56,7 @@ unsafe fn copy4(from: *const u32, to: *mut u32) {
 #[inline]
 pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
-    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
     let done = {
         for (from, to) in from.chunks_exact(4).zip(to.chunks_exact_mut(4)) {
             // SAFETY: both are 16 bytes long and aligned as their elements are.
@@ -64,7 +64,7 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
         }
         from.len() / 4 * 4
     };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
     let done = 0;
     load_words(&from[done..], &mut to[done..]);
 }
@@ -73,7 +73,7 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
 #[inline]
 pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
     assert_eq!(from.len(), to.len());
-    #[cfg(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows))))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
     let done = {
         for (from, to) in from.chunks_exact(4).zip(to.chunks_exact(4)) {
             // SAFETY: both are 16 bytes long and aligned as their elements are; atomic words may be written through a
@@ -82,7 +82,7 @@ pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
         }
         from.len() / 4 * 4
     };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, dimslab_atomic_rows)))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
     let done = 0;
     store_words(&from[done..], &to[done..]);
 }
@@ -103,7 +103,7 @@ fn store_words(from: &[f32], to: &[AtomicU32]) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,13 +1,31 @@
-//! The only file that names std atomics, so that the same code runs under the model checker.
+//! The only file that names std atomics, so that the same code runs under the model checkers: loom for small models in
+//! every interleaving, shuttle for large ones in many (see `sync/scheduled.rs`).
 
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+mod scheduled;
+
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+#[cfg(shuttle)]
+pub(crate) use scheduled::{Atomic, AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, fence, spin_wait};
+#[cfg(shuttle)]
+pub(crate) use shuttle::{thread, thread_local};
+#[cfg(shuttle)]
+pub(crate) use std::sync::atomic::{self, Ordering};
+
+#[cfg(not(shuttle))]
+pub(crate) use crossbeam_epoch::Atomic;
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use parking_lot::{Condvar, Mutex};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::{thread, thread_local};
+
 /// Waits a moment inside a retry loop: a processor hint, then a yield once spinning has not helped.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn spin_wait(attempt: u32) {
     if attempt < 64 {
         std::hint::spin_loop();

@@ -389,3 +389,35 @@ fn a_stores_memory_goes_with_the_store() {
         assert!(after < before + 4 * LARGE, "{before} bytes mapped before eight stores, {after} after them");
     });
 }
+
+/// Superblocks pass from one slab to another and back while others ask for figures, which look into every superblock.
+#[test]
+fn figures_can_be_asked_for_while_superblocks_change_hands() {
+    let tables =
+        [(4, 4), (64, 32)].map(|(dim, chunk)| TableConfig::new(format!("d{dim}"), dim).chunk(chunk).optimizer(SGD));
+    let store = Store::new(StoreConfig::new(BUDGET).policy(Policy::None), tables.to_vec()).unwrap();
+    let until = Instant::now() + duration();
+    std::thread::scope(|scope| {
+        let store = &store;
+        for _ in 0..3 {
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    let stats = store.stats();
+                    assert!(stats.held <= BUDGET && stats.free <= BUDGET, "{stats:?}");
+                }
+            });
+        }
+        while Instant::now() < until {
+            for (table, (dim, rows)) in [(4usize, 8_000u64), (64, 800)].into_iter().enumerate() {
+                let keys: Vec<u64> = (0..rows).collect();
+                // What has no room is refused.
+                let _ = store.apply_gradients(TableId::new(table), &keys, &vec![1.0; keys.len() * dim]);
+                for &key in &keys {
+                    store.remove(TableId::new(table), key).unwrap();
+                }
+                store.prune().unwrap();
+            }
+        }
+    });
+    store.validate().unwrap();
+}

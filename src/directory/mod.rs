@@ -18,16 +18,17 @@
 mod segment;
 
 use crate::budget::{Budget, OverBudget};
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::sync::{AtomicU64, Ordering, spin_wait};
-use crossbeam_epoch::{Atomic, Guard, Pointable, Shared};
+use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
+use crossbeam_epoch::{Guard, Pointable, Shared};
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const NODE_BITS: u32 = 6;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const NODE_BITS: u32 = 1;
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
@@ -203,10 +204,12 @@ impl Directory {
         }
         let reserved = segment.successor_bytes_max() + LEVELS * NODE_BYTES;
         self.budget.reserve_urgent(reserved)?;
+        reach(Point::SuccessorReserved);
         let mut used = 0;
         if let Some(bytes) = segment.replace(guard) {
             used += bytes;
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            reach(Point::SegmentReplaced);
             self.settle(segment, &mut used, guard);
         }
         debug_assert!(used <= reserved, "{used} bytes used of {reserved}");
@@ -239,6 +242,7 @@ impl Directory {
                 self.advance(&place, tag, used, guard);
                 continue;
             }
+            reach(Point::SlotSettled);
             // On to the next slot that can lead here.
             let step = 1u64 << (32 - place.bits);
             let next = u64::from(tag & !((step - 1) as u32)) + step;
@@ -247,6 +251,7 @@ impl Directory {
             }
             tag = next as u32;
         }
+        reach(Point::SegmentUnlinked);
         let (budget, bytes) = (Arc::clone(&self.budget), segment.bytes());
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.retire(bytes);
@@ -276,6 +281,7 @@ impl Directory {
             }
             (newest, pointer) = (segment, newer);
         }
+        reach(Point::SlotAdvancing);
         // Release: hands on what the replacement published; a failure means another thread has moved the slot on.
         let _ = place.slot.compare_exchange(from, pointer, Ordering::AcqRel, Ordering::Acquire, guard);
     }
@@ -288,6 +294,7 @@ impl Directory {
         };
         let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
         let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
+        reach(Point::SlotDeepening);
         // Release: publishes the node. Pairs with the Acquire in `place`.
         if place.slot.compare_exchange(place.there, tagged, Ordering::AcqRel, Ordering::Acquire, guard).is_ok() {
             *used += NODE_BYTES;
@@ -330,6 +337,7 @@ impl Drop for RetiredSegment {
         // SAFETY: only the one thread that published a segment's replacement retires it, once, after every slot was moved
         // past it; this runs after the grace period, so nobody can still hold it.
         drop(unsafe { Shared::from(self.address).into_owned() });
+        reach(Point::SegmentFreed);
         self.budget.release_retired(self.bytes);
     }
 }
@@ -369,5 +377,5 @@ impl Drop for Directory {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

@@ -1,23 +1,24 @@
 //! One segment: the row words of all keys whose tags share a prefix.
 
 use super::Probe;
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crossbeam_epoch::{Atomic, Guard, Owned, Shared};
+use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
+use crossbeam_epoch::{Guard, Owned, Shared};
 
 /// Row words of one cache line.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const BUCKET_SLOTS: usize = 8;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const BUCKET_SLOTS: usize = 2;
 /// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
 const BUCKET_BITS: u32 = 14;
 /// Longest prefix a segment can have.
 pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
 /// A segment beyond this many buckets is split rather than enlarged, unless its prefix is as long as can be.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const SPLIT_BUCKETS: usize = 64;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 const SPLIT_BUCKETS: usize = 2;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
@@ -262,6 +263,7 @@ impl Segment {
         for slot in self.buckets.iter().flat_map(|bucket| bucket.0.iter()) {
             // AcqRel: the rows named here are published again with the new segment.
             let word = slot.fetch_or(FROZEN, Ordering::AcqRel) & !FROZEN;
+            reach(Point::WordFrozen);
             if word != EMPTY && word != TOMBSTONE {
                 words.push(word);
             }
@@ -315,6 +317,7 @@ impl Segment {
     /// Builds this segment's successors and publishes them. Returns their bytes to the one thread that did.
     pub(super) fn replace(&self, guard: &Guard) -> Option<u64> {
         let words = self.freeze();
+        reach(Point::SegmentFrozen);
         let split = Self::buckets_for(words.len()) > SPLIT_BUCKETS && self.depth < MAX_DEPTH;
         let lower = if split { self.halves(&words) } else { Self::new(self.prefix, self.depth, &words) };
         // SAFETY: not published yet, so nobody else can hold the upper half.
@@ -322,6 +325,7 @@ impl Segment {
         let upper = lower.upper_half.load(Ordering::Relaxed, unshared);
         // SAFETY: null or a live segment, as above.
         let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
+        reach(Point::SuccessorBuilt);
         // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
         match self.replacement.compare_exchange(Shared::null(), lower, Ordering::AcqRel, Ordering::Acquire, guard) {
             Ok(_) => Some(bytes),

@@ -9,7 +9,11 @@ use crate::sketch::Sketch;
 use crate::slab::Superblocks;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
+#[cfg(not(shuttle))]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+/// In models a superblock has room for three rows.
+#[cfg(shuttle)]
+const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 128..=128;
 
 /// Sizes that follow from the configuration.
 pub(super) struct Plan {

@@ -2,9 +2,9 @@
 
 use super::Inner;
 use crate::error::ConfigError;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 #[derive(Default)]
 struct Signal {
@@ -22,9 +22,19 @@ impl Pruner {
     pub(super) fn start(inner: &Arc<Inner>) -> Result<Pruner, ConfigError> {
         let signal = Arc::new((Mutex::new(Signal::default()), Condvar::new()));
         let (theirs, inner) = (Arc::clone(&signal), Arc::clone(inner));
-        let builder = std::thread::Builder::new().name("dimslab-pruner".to_owned());
+        let builder = Builder::new().name("dimslab-pruner".to_owned());
         let thread = builder.spawn(move || run(&inner, &theirs)).map_err(ConfigError::Thread)?;
         Ok(Pruner { signal, thread: Some(thread) })
+    }
+
+    /// Whether the thread has panicked: it does not end otherwise while this is there.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    #[cfg(test)]
+    pub(super) fn thread(&self) -> std::thread::ThreadId {
+        self.thread.as_ref().map(|thread| thread.thread().id()).expect("set until it is dropped")
     }
 
     /// Asks for a round.

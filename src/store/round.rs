@@ -6,11 +6,11 @@
 use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
 use crate::chain::Chains;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::{Cut, Histogram};
-use crate::reclaim::Retired;
+use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
-use crate::slab::{Magazine, Slab};
 use crate::sync::{Ordering, spin_wait};
 use crossbeam_epoch::Guard;
 
@@ -45,9 +45,11 @@ impl Inner {
     /// One round. Rounds exclude each other; training goes on.
     pub(super) fn round(&self) -> PruneReport {
         let mut scratch = self.round.lock();
+        reach(Point::RoundBegun);
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
-        // Growth was refused, so what was free then was of no use: of another size than what was wanted.
-        let useless: Vec<u64> = if pressed { self.slabs.iter().map(Slab::free_count).collect() } else { Vec::new() };
+        // Growth was refused, so what was free then was of no use: of another size than what was wanted. It goes to
+        // whoever wants it while this round walks the rows anyway.
+        let useless = if pressed { self.evacuate_all_but(|_| 0) } else { None };
         if pressed {
             self.move_price(true);
         }
@@ -57,11 +59,19 @@ impl Inner {
         }
         let wanted = self.wanted_bytes();
         if wanted > 0 {
-            self.take(wanted, &mut scratch, &mut report);
+            self.take(wanted, useless.is_some(), &mut scratch, &mut report);
+        } else if useless.is_some() {
+            self.sweep(Cut::NOTHING, true, scratch.rounds, &mut report);
         } else if !pressed {
             self.ease();
         }
-        self.give_back(&useless, &mut report);
+        if let Some(useless) = useless {
+            self.collect();
+            self.retire_empty();
+            drop(useless);
+        }
+        self.give_back(scratch.rounds, &mut report);
+        reach(Point::RoundEnding);
         report
     }
 
@@ -73,7 +83,7 @@ impl Inner {
         if let Some(factor) = self.clock.begin_round() {
             self.begin_units(factor);
         }
-        self.give_back(&[], &mut report);
+        self.give_back(scratch.rounds, &mut report);
         loop {
             for _ in 0..GIVE_BACK_ATTEMPTS {
                 if self.budget.held() <= held || self.waiting_bytes() == 0 {
@@ -92,33 +102,24 @@ impl Inner {
             let part = (now - held) as f64 / rows;
             let before = report.shrunk + report.evicted;
             let wanted = (self.live_record_bytes() as f64 * part) as u64;
-            self.take(wanted.max(self.superblocks.bytes_each()), &mut scratch, &mut report);
-            self.give_back(&[], &mut report);
+            self.take(wanted.max(self.superblocks.bytes_each()), false, &mut scratch, &mut report);
+            self.give_back(scratch.rounds, &mut report);
             if report.shrunk + report.evicted == before {
                 return report;
             }
         }
     }
 
-    /// Takes the least important chunks, `wanted` bytes of them.
-    fn take(&self, wanted: u64, scratch: &mut RoundScratch, report: &mut PruneReport) {
+    /// Takes the least important chunks, `wanted` bytes of them. `moving`: superblocks are being emptied.
+    fn take(&self, wanted: u64, moving: bool, scratch: &mut RoundScratch, report: &mut PruneReport) {
         scratch.rounds += 1;
         scratch.chunks.clear();
         let stride = (self.live_rows() / SAMPLE).clamp(1, STRIDE_MAX);
         self.tables.iter().for_each(|table| self.measure(table, stride, scratch.rounds, &mut scratch.chunks));
         let cut = scratch.chunks.cut(wanted);
-        self.cut(cut, scratch.rounds, report);
+        self.sweep(cut, moving, scratch.rounds, report);
         self.set_threshold(cut.threshold.min(f32::MAX));
         report.threshold = cut.threshold;
-        self.collect();
-    }
-
-    /// Gives empty superblocks back to the system, and makes more of them by compaction.
-    fn give_back(&self, useless: &[u64], report: &mut PruneReport) {
-        self.collect();
-        self.retire_empty();
-        report.moved += self.compact(useless);
-        self.collect();
     }
 
     /// Frees what is retired, as far as pinned threads let it.
@@ -142,8 +143,13 @@ impl Inner {
     }
 
     /// Bytes that growth could have: free records, retired ones, and what was never committed.
+    ///
+    /// Asked for in the order in which bytes pass from one to the next: what passes meanwhile is counted twice. In another
+    /// order it would be left out, and a round would take chunks for room that there is.
     fn free_bytes(&self) -> u64 {
-        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
+        let retired = self.budget.awaiting() + self.slabs.retired_bytes();
+        let room = self.budget.room();
+        retired + room + self.slabs.free_bytes()
     }
 
     /// Lets the threshold fall when there is clearly more room than the policy asks for.
@@ -161,7 +167,7 @@ impl Inner {
         &self,
         table: &Table,
         from: u32,
-        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard),
+        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired<'_>, &Guard),
     ) {
         let chains = table.chains(&self.slabs);
         let mut rows = Vec::new();
@@ -170,9 +176,9 @@ impl Inner {
             let guard = self.reclaimer.pin();
             rows.clear();
             let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
-            let mut retired = Retired::default();
+            let mut retired = Retired::new(&self.slabs, &guard);
             with_prefetch(&chains, &rows, |tag, head| visit(&chains, tag, head, &mut retired, &guard));
-            retired.retire(&self.slabs, &guard);
+            drop(retired);
             // A refusal only means that the segment stays larger than it need be.
             let _ = table.directory.tidy(at, &guard);
             match next {
@@ -195,6 +201,7 @@ impl Inner {
                     let Info { utility, ordinal } = chunk.info();
                     chunk.set_info(Info { utility: utility * factor, ordinal });
                 }
+                reach(Point::UnitsChanged);
             });
         }
         if let Some(sketch) = &self.sketch {
@@ -226,6 +233,7 @@ impl Inner {
                     let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
                     histogram.add(info.utility * per_unit, bytes * stride);
                 });
+                reach(Point::RowMeasured);
             });
         }
     }
@@ -234,42 +242,70 @@ impl Inner {
         (self.slabs.get(table.heads).record_bytes(), self.slabs.get(table.tails).record_bytes())
     }
 
-    /// Takes chunks below the cut. Where it begins changes from round to round, so that chunks in the cut's last bin
-    /// are not always taken from the same tables and keys.
-    fn cut(&self, mut cut: Cut, round: u64, report: &mut PruneReport) {
+    /// Takes chunks below the cut and, if `moving`, moves what is in superblocks being emptied: one walk for both. Where
+    /// it begins changes from round to round, so that chunks in the cut's last bin are not always taken from the same
+    /// tables and keys.
+    pub(super) fn sweep(&self, mut cut: Cut, moving: bool, round: u64, report: &mut PruneReport) {
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
         for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
             let scale = table.scale();
-            if scale == 0.0 {
+            if scale == 0.0 && !moving {
                 continue;
             }
-            let (head_bytes, tail_bytes) = self.record_bytes(table);
+            let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+            let mut magazines = Magazines::new(&self.slabs);
             self.for_each_row(table, from, |chains, tag, head, retired, guard| {
                 let surely = cut.surely * scale;
                 let limit = if cut.quota > 0 { cut.threshold * scale } else { surely };
-                let mut some_below = false;
-                chains.peek(head, |_, info| some_below |= info.utility < limit);
-                // What was seen without a claim is looked at again under it.
-                let Some(claim) = some_below.then(|| patiently(chains, head)).flatten() else { return };
-                for chunk in chains.chunks(&claim) {
-                    if (surely..limit).contains(&chunk.info().utility) {
-                        let bytes = if chunk.tail.is_some() { tail_bytes } else { head_bytes };
-                        cut.quota = cut.quota.saturating_sub(bytes);
-                    }
+                let mut below = false;
+                let mut wanders = moving && heads.is_evacuating(head);
+                chains.peek(head, |tail, info| {
+                    below |= info.utility < limit;
+                    wanders |= moving && tail.is_some_and(|tail| tails.is_evacuating(tail));
+                });
+                if below {
+                    self.cut_row(table, chains, (tag, head), surely..limit, &mut cut.quota, report, retired, guard);
                 }
-                let shrunk =
-                    self.shrink_row(table, chains, claim, tag, head, |info| info.utility < limit, retired, guard);
-                report.shrunk += u64::from(shrunk.shrunk);
-                report.evicted += u64::from(shrunk.evicted);
+                if wanders {
+                    report.moved += self.move_row(table, chains, (tag, head), &mut magazines, retired, guard);
+                }
             });
         }
     }
 
+    /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
+    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
+    fn cut_row(
+        &self,
+        table: &Table,
+        chains: &Chains<'_>,
+        (tag, head): (u32, ChunkIndex),
+        doubtful: std::ops::Range<f32>,
+        quota: &mut u64,
+        report: &mut PruneReport,
+        retired: &mut Retired<'_>,
+        guard: &Guard,
+    ) {
+        // What was seen without a claim is looked at again under it.
+        let Some(claim) = patiently(chains, head) else { return };
+        let (head_bytes, tail_bytes) = self.record_bytes(table);
+        for chunk in chains.chunks(&claim) {
+            if doubtful.contains(&chunk.info().utility) {
+                *quota = quota.saturating_sub(if chunk.tail.is_some() { tail_bytes } else { head_bytes });
+            }
+        }
+        let taken =
+            self.shrink_row(table, chains, claim, tag, head, |info| info.utility < doubtful.end, retired, guard);
+        report.shrunk += u64::from(taken.shrunk);
+        report.evicted += u64::from(taken.evicted);
+        reach(Point::RowCut);
+    }
+
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
     #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    pub(super) fn shrink_row(
+    fn shrink_row(
         &self,
         table: &Table,
         chains: &Chains<'_>,
@@ -277,7 +313,7 @@ impl Inner {
         tag: u32,
         head: ChunkIndex,
         drop: impl Fn(Info) -> bool,
-        retired: &mut Retired,
+        retired: &mut Retired<'_>,
         guard: &Guard,
     ) -> Taken {
         let before = chains.ordinals(&claim).len();
@@ -285,99 +321,16 @@ impl Inner {
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
+            reach(Point::RowKilled);
             let removed = table.directory.remove(tag, head, guard);
             debug_assert!(removed, "a live row's word is in its directory");
+            reach(Point::RowRemoved);
             retired.push(table.heads, head);
         }
         let taken = Taken { shrunk: shrunk.taken - evicted, evicted };
         bump(&table.counters.shrunk, u64::from(taken.shrunk));
         bump(&table.counters.evicted, u64::from(evicted));
         taken
-    }
-
-    /// Empties superblocks by moving their chunks, where more of a slab is free than the target for resident over live
-    /// bytes allows. `useless`: free records of each slab that stood idle while growth was refused elsewhere; their
-    /// superblocks change hands too. Returns the number of chunks moved.
-    fn compact(&self, useless: &[u64]) -> u64 {
-        let mut victims = Vec::new();
-        for (number, slab) in self.slabs.iter().enumerate() {
-            let mut occupancy: Vec<_> = slab.occupancy().collect();
-            let slots = u64::from(slab.slots());
-            let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
-            let used = occupancy.len() as u64 * slots - free;
-            let allowed = (used as f64 * (self.config.resident_target - 1.0)) as u64;
-            let allowed = allowed.min(free - useless.get(number).map_or(0, |&useless| useless.min(free))).max(slots);
-            // The emptiest first, as the least has to be moved. What leaves one must fit into what the others have free.
-            occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
-            for (superblock, _) in occupancy {
-                if free < allowed + slots {
-                    break;
-                }
-                slab.start_evacuating(superblock);
-                victims.push((slab, superblock));
-                free -= slots;
-            }
-        }
-        if victims.is_empty() {
-            return 0;
-        }
-        let moved = self.tables.iter().map(|table| self.evacuate(table)).sum();
-        self.collect();
-        self.retire_empty();
-        for (slab, superblock) in victims {
-            slab.stop_evacuating(superblock);
-        }
-        moved
-    }
-
-    /// Moves every chunk of a table that is in a superblock being emptied.
-    fn evacuate(&self, table: &Table) -> u64 {
-        let mut magazines = [Magazine::default(), Magazine::default()];
-        let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
-        let mut moved = 0;
-        self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
-            let mut wanders = heads.is_evacuating(head);
-            chains.peek(head, |tail, _| wanders |= tail.is_some_and(|tail| tails.is_evacuating(tail)));
-            let Some(claim) = wanders.then(|| patiently(chains, head)).flatten() else { return };
-            let wandering: Vec<ChunkIndex> = chains
-                .chunks(&claim)
-                .filter_map(|chunk| chunk.tail)
-                .filter(|&tail| tails.is_evacuating(tail))
-                .collect();
-            for from in wandering {
-                // Only into superblocks that are there already: compaction must not take more memory.
-                let Some(to) = tails.alloc_existing(&mut magazines[1], guard) else { break };
-                chains.relocate_tail(&claim, from, to);
-                retired.push(table.tails, from);
-                moved += 1;
-            }
-            if heads.is_evacuating(head)
-                && let Some(to) = heads.alloc_existing(&mut magazines[0], guard)
-            {
-                if chains.relocate_head(claim, to, || table.directory.relocate(tag, head, to, guard)) {
-                    retired.push(table.heads, head);
-                    moved += 1;
-                } else {
-                    debug_assert!(false, "a claimed row's word is in its directory");
-                    heads.free(to);
-                }
-            }
-        });
-        heads.flush(&mut magazines[0]);
-        tails.flush(&mut magazines[1]);
-        moved
-    }
-
-    /// Gives empty superblocks back to the system.
-    fn retire_empty(&self) {
-        let guard = self.reclaimer.pin();
-        for slab in self.slabs.iter() {
-            let empty: Vec<u32> =
-                slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
-            for superblock in empty {
-                slab.retire_superblock(superblock, &guard);
-            }
-        }
     }
 
     /// Removes a row, whatever its importance. Returns whether it was there.
@@ -388,9 +341,8 @@ impl Inner {
         while let Some(head) = table.find(&chains, key, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
             if let Ok(claim) = chains.claim(head) {
-                let mut retired = Retired::default();
+                let mut retired = Retired::new(&self.slabs, &guard);
                 self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                retired.retire(&self.slabs, &guard);
                 return true;
             }
         }
@@ -399,7 +351,7 @@ impl Inner {
 }
 
 /// What was taken from a row: chunks while it stayed, and the row itself.
-pub(super) struct Taken {
+struct Taken {
     shrunk: u32,
     evicted: u32,
 }
@@ -421,7 +373,7 @@ fn with_prefetch(chains: &Chains<'_>, rows: &[(u32, ChunkIndex)], mut visit: imp
 }
 
 /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
-fn patiently<'s>(chains: &Chains<'s>, head: ChunkIndex) -> Option<Claim<'s>> {
+pub(super) fn patiently<'s>(chains: &Chains<'s>, head: ChunkIndex) -> Option<Claim<'s>> {
     for attempt in 0..ATTEMPTS {
         match chains.try_claim(head) {
             Ok(claim) => return Some(claim),

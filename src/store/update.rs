@@ -5,13 +5,14 @@ use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
 use crate::chain::{Chains, Ordinals};
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::rowcopy;
 use crate::scratch::Combined;
 use crate::sequence::{Claim, Gone};
 use crate::simd::Kernels;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, thread_local};
 use std::cell::RefCell;
 
 thread_local! {
@@ -47,7 +48,8 @@ impl Inner {
         keys: &[u64],
         gradient: impl Fn(usize) -> (&'g [f32], f32),
     ) -> (Applied, Growth) {
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let scratch = &mut *scratch.borrow_mut();
             let simd = Kernels::get();
             let resolved = keys.iter().map(|&key| table.resolve(key));
             scratch.combined.fill(simd, table.layout.dim, resolved, gradient);
@@ -188,6 +190,7 @@ impl RowStep<'_> {
             rowcopy::load(&chunk.payload[..payload.len()], payload);
             self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
             rowcopy::store(payload, &chunk.payload[..payload.len()]);
+            reach(Point::ChunkStepped);
             let chunk_squares = self.simd.sum_squares(grad);
             chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
             live.insert(ordinal as usize);

@@ -1,0 +1,137 @@
+//! Memory that goes back: superblocks emptied by moving their chunks, directories rebuilt, pages returned.
+
+use super::Inner;
+use super::PruneReport;
+use super::round::patiently;
+use super::table::Table;
+use crate::chain::Chains;
+use crate::failpoint::{Point, reach};
+use crate::id::ChunkIndex;
+use crate::importance::Cut;
+use crate::reclaim::{Magazines, Retired};
+use crate::slab::Slab;
+use crossbeam_epoch::Guard;
+
+/// Bytes a row, and besides, beyond which a directory is worth tidying: dense ones have 9 to 13 a row.
+const SPARSE_DIRECTORY: u64 = 16;
+const SMALL_DIRECTORY: u64 = 16 << 10;
+
+/// Superblocks that are being emptied, until this is dropped, by a panic too.
+pub(super) struct Evacuation<'s>(Vec<(&'s Slab, u32)>);
+
+impl Drop for Evacuation<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(slab, superblock)| slab.stop_evacuating(*superblock));
+    }
+}
+
+impl Inner {
+    /// Gives empty superblocks back to the system, and makes more of them by compaction where more of a slab is free than
+    /// the target for resident over live bytes allows.
+    pub(super) fn give_back(&self, round: u64, report: &mut PruneReport) {
+        self.tidy();
+        self.collect();
+        self.retire_empty();
+        let spare = self.config.resident_target - 1.0;
+        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * spare) as u64) {
+            self.sweep(Cut::NOTHING, true, round, report);
+            self.collect();
+            self.retire_empty();
+        }
+        reach(Point::Compacted);
+        self.collect();
+    }
+
+    /// Chooses superblocks to empty: in each slab as many as can go if `spare(used)` records are to stay free, and one
+    /// superblock's worth in any case. `None` if there are none.
+    pub(super) fn evacuate_all_but(&self, spare: impl Fn(u64) -> u64) -> Option<Evacuation<'_>> {
+        let mut evacuation = Evacuation(Vec::new());
+        for slab in self.slabs.iter() {
+            let mut occupancy: Vec<_> = slab.occupancy().collect();
+            let slots = u64::from(slab.slots());
+            let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
+            let allowed = spare(occupancy.len() as u64 * slots - free).max(slots);
+            // The emptiest first, as the least has to be moved. What leaves one fits into what the others have free.
+            occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
+            for (superblock, _) in occupancy {
+                if free < allowed + slots {
+                    break;
+                }
+                slab.start_evacuating(superblock);
+                evacuation.0.push((slab, superblock));
+                free -= slots;
+            }
+        }
+        if evacuation.0.is_empty() {
+            return None;
+        }
+        reach(Point::EvacuationBegun);
+        Some(evacuation)
+    }
+
+    /// Moves the chunks of one row that are in superblocks being emptied. Returns how many.
+    pub(super) fn move_row(
+        &self,
+        table: &Table,
+        chains: &Chains<'_>,
+        (tag, head): (u32, ChunkIndex),
+        magazines: &mut Magazines<'_>,
+        retired: &mut Retired<'_>,
+        guard: &Guard,
+    ) -> u64 {
+        let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+        let Some(claim) = patiently(chains, head) else { return 0 };
+        let wandering: Vec<ChunkIndex> =
+            chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
+        let mut moved = 0;
+        for from in wandering {
+            // Only into superblocks that are there already: compaction must not take more memory.
+            let Some(to) = magazines.alloc_existing(table.tails, guard) else { break };
+            chains.relocate_tail(&claim, from, to);
+            retired.push(table.tails, from);
+            moved += 1;
+        }
+        if heads.is_evacuating(head)
+            && let Some(to) = magazines.alloc_existing(table.heads, guard)
+        {
+            if chains.relocate_head(claim, to, || table.directory.relocate(tag, head, to, guard)) {
+                retired.push(table.heads, head);
+                moved += 1;
+            } else {
+                debug_assert!(false, "a claimed row's word is in its directory");
+                heads.free(to);
+            }
+        }
+        reach(Point::RowEvacuated);
+        moved
+    }
+
+    /// Gives empty superblocks back to the system.
+    pub(super) fn retire_empty(&self) {
+        let guard = self.reclaimer.pin();
+        for slab in self.slabs.iter() {
+            let empty: Vec<u32> =
+                slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
+            for superblock in empty {
+                slab.retire_superblock(superblock, &guard);
+            }
+        }
+    }
+
+    /// Rebuilds the sparse segments of directories that have lost most of their rows: those of rows that were removed, and
+    /// of rounds that had no reason to walk them.
+    fn tidy(&self) {
+        for table in &self.tables {
+            if table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY {
+                continue;
+            }
+            let mut next = Some(0);
+            while let Some(at) = next {
+                let guard = self.reclaimer.pin();
+                next = table.directory.after(at, &guard);
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, &guard);
+            }
+        }
+    }
+}
