@@ -90,7 +90,7 @@ impl Inner {
                     break;
                 }
                 std::thread::yield_now();
-                self.give_back(&[], &mut report);
+                self.give_back(scratch.rounds, &mut report);
             }
             let now = self.budget.held();
             // To take more for what only waits for its readers would be to take what matters.
