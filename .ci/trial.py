@@ -19,10 +19,14 @@ FOLDERS = ["src", ".ci", "examples", "benches", "tests"]
 
 
 class Outcome:
-    """What a command made of an edited copy: `passed`, `failed` (`tests` did), or `broken`, for the reason in `why`."""
+    """What a command made of an edited copy: `passed`, `failed` (`tests` did), or `broken`, for the reason in `why`.
 
-    def __init__(self, verdict, output, why="", tests=()):
+    `running` is the number of tests that were started.
+    """
+
+    def __init__(self, verdict, output, running, why="", tests=()):
         self.verdict, self.output, self.why, self.tests = verdict, output, why, list(tests)
+        self.running = running
 
 
 class Copy:
@@ -83,12 +87,12 @@ def judge(output, code, ended):
     failed = sorted(set(failed))
     if running == 0:
         built = re.search(r"^running 0 tests$", output, re.M)
-        return Outcome("broken", output, "no test ran" if built else "did not build")
+        return Outcome("broken", output, 0, "no test ran" if built else "did not build")
     if failed:
-        return Outcome("failed", output, tests=failed)
+        return Outcome("failed", output, running, tests=failed)
     if ended == ["late"]:
-        return Outcome("failed", output, "did not end")
+        return Outcome("failed", output, running, "did not end")
     if code != 0:
         # A panic while another one unwinds ends the process before the test is reported.
-        return Outcome("failed", output, f"the tests died with {code}")
-    return Outcome("passed", output)
+        return Outcome("failed", output, running, f"the tests died with {code}")
+    return Outcome("passed", output, running)

@@ -39,7 +39,8 @@ fn spawn<T: 'static>(body: impl FnOnce() -> T + 'static) -> loom::thread::JoinHa
 
 /// A guard for models in which nothing is reclaimed.
 fn no_guard() -> &'static Guard {
-    // SAFETY: the models that use it retire nothing while another thread runs.
+    // SAFETY: the models that use it retire nothing while another thread runs, or only a superblock, whose words are not
+    // freed by that, and which the other thread could not mistake for anything but what it is.
     unsafe { crossbeam_epoch::unprotected() }
 }
 
