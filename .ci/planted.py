@@ -29,6 +29,11 @@ KINDS = {
 SECONDS = 300
 
 BUGS = [
+    # ===== The checker
+    Bug("bug_loom_not_corrected", ".ci/loom.sh",
+        'export CARGO_TARGET_DIR="$target"',
+        'copy=$target/loom-plain\n[ -e "$copy" ] || cp -R "$found" "$copy"\nexport CARGO_TARGET_DIR="$target"',
+        "loom", "canary_the_checker_sees_an_exchange_before_a_load"),
     # ===== The sequence word
     Bug("bug_no_reader_fence", "src/sequence.rs",
         "fence(Ordering::Acquire);", "",
