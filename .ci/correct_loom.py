@@ -6,7 +6,7 @@ Usage: correct_loom.py DIRECTORY-OF-A-COPY-OF-LOOM
 Loom decides where to switch threads by asking, for the access a thread is about to make, which earlier access of the
 same atomic it depends on, and it remembers one: the last. In `load; compare_exchange` against another thread's `load`,
 the first thread's own load hides the other one's, and the interleaving in which the exchange comes first is never
-tried. With all loads since the last store remembered, it is. The canary in `src/loom_models.rs` fails without this.
+tried. With all loads since the last store remembered, it is. The canary in `src/loom_models/mod.rs` fails without this.
 """
 
 import pathlib

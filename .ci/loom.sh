@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the concurrency models of src/loom_models.rs under loom, corrected so that it misses no interleaving of a load
-# and a compare-exchange. An argument chooses models by a part of their name, e.g. `.ci/loom.sh slab_`.
+# Runs the concurrency models of src/loom_models under loom, corrected so that it misses no interleaving of a load
+# and a compare-exchange. Arguments choose models by a part of their name, e.g. `.ci/loom.sh slab_ budget_`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -30,15 +30,17 @@ if [ ! -e "$copy/.corrected" ] || [ .ci/correct_loom.py -nt "$copy/.corrected" ]
     touch "$copy/.corrected"
 fi
 
+[ $# -gt 0 ] || set -- loom_models
+
 export CARGO_TARGET_DIR="$target"
 # The store itself, and with it the only user of much code, is not part of this build.
 export RUSTFLAGS="--cfg loom --cfg crossbeam_loom -A dead_code -A unreachable_pub"
-export LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-2}"
 export LOOM_MAX_BRANCHES="${LOOM_MAX_BRANCHES:-20000}"
 
 # The correction takes loom's place in Cargo.lock; put the lock back afterwards.
-cp Cargo.lock "$target/Cargo.lock"
-trap 'cp "$target/Cargo.lock" Cargo.lock' EXIT
+lock=$target/Cargo.lock.$$
+cp Cargo.lock "$lock"
+trap 'mv "$lock" Cargo.lock' EXIT
 cargo test --release --lib --no-default-features \
     --config "patch.crates-io.loom.path=\"$(cd "$copy" && pwd)\"" \
-    -- --nocapture "${1:-loom_models}"
+    -- --nocapture "$@"

@@ -300,8 +300,8 @@ impl Slab {
     /// Takes a word of free slots from the lowest superblock that has one.
     fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
         for (position, available) in self.available.iter().enumerate() {
-            // Acquire: pairs with the Release in `offer` and `commit`, so the superblock is ours and its bits are set.
-            let mut candidates = available.load(Ordering::Acquire);
+            // Relaxed: only a hint; the look after `withdraw` decides.
+            let mut candidates = available.load(Ordering::Relaxed);
             while candidates != 0 {
                 let superblock = position as u32 * 64 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
@@ -356,7 +356,7 @@ impl Slab {
     }
 
     fn offer(&self, superblock: u32) {
-        // Release: pairs with the Acquire in `withdraw` and in `refill_existing`.
+        // Release: pairs with the Acquire in `withdraw`.
         self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::Release);
     }
 

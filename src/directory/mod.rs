@@ -282,8 +282,9 @@ impl Directory {
             (newest, pointer) = (segment, newer);
         }
         reach(Point::SlotAdvancing);
-        // Release: hands on what the replacement published; a failure means another thread has moved the slot on.
-        let _ = place.slot.compare_exchange(from, pointer, Ordering::AcqRel, Ordering::Acquire, guard);
+        // Release: hands on what the replacement published. Pairs with the Acquire in `place`, by which `from` was read
+        // too. A failure means another thread has moved the slot on.
+        let _ = place.slot.compare_exchange(from, pointer, Ordering::Release, Ordering::Relaxed, guard);
     }
 
     /// Puts a node where one slot cannot tell the two halves of `split` apart.
@@ -296,7 +297,7 @@ impl Directory {
         let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
         reach(Point::SlotDeepening);
         // Release: publishes the node. Pairs with the Acquire in `place`.
-        if place.slot.compare_exchange(place.there, tagged, Ordering::AcqRel, Ordering::Acquire, guard).is_ok() {
+        if place.slot.compare_exchange(place.there, tagged, Ordering::Release, Ordering::Relaxed, guard).is_ok() {
             *used += NODE_BYTES;
             self.bytes.fetch_add(NODE_BYTES, Ordering::Relaxed);
         } else {

@@ -202,8 +202,8 @@ impl Segment {
             // Acquire: as in `find`.
             let mut current = slot.load(Ordering::Acquire);
             if current == EMPTY {
-                // Release: publishes the row's record. Pairs with the Acquire in `find`.
-                match slot.compare_exchange(EMPTY, word, Ordering::AcqRel, Ordering::Acquire) {
+                // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
+                match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
                     Ok(_) => {
                         self.used.fetch_add(1, Ordering::Relaxed);
                         return Insert::Done;
@@ -238,10 +238,11 @@ impl Segment {
     /// Exchanges the row word `from`, which is in here at most once, for `to`.
     pub(super) fn replace_word(&self, from: u64, to: u64) -> Exchange {
         for slot in self.slots(tag_of(from)) {
-            // Acquire on both: as in `find`. Release: publishes a moved record.
-            let mut current = slot.load(Ordering::Acquire);
+            // Relaxed, and on failure below: no record is looked at by this word, whose row the caller has found.
+            let mut current = slot.load(Ordering::Relaxed);
             if current == from {
-                match slot.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire) {
+                // Release: publishes a moved record. Pairs with the Acquire in `find`.
+                match slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed) {
                     Ok(_) => return Exchange::Done,
                     Err(other) => current = other,
                 }
@@ -261,8 +262,8 @@ impl Segment {
     fn freeze(&self) -> Vec<u64> {
         let mut words = Vec::with_capacity(self.buckets.len() * BUCKET_SLOTS);
         for slot in self.buckets.iter().flat_map(|bucket| bucket.0.iter()) {
-            // AcqRel: the rows named here are published again with the new segment.
-            let word = slot.fetch_or(FROZEN, Ordering::AcqRel) & !FROZEN;
+            // Acquire: as in `find`. The rows named here are published again, with the new segment.
+            let word = slot.fetch_or(FROZEN, Ordering::Acquire) & !FROZEN;
             reach(Point::WordFrozen);
             if word != EMPTY && word != TOMBSTONE {
                 words.push(word);
@@ -327,7 +328,7 @@ impl Segment {
         let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
         reach(Point::SuccessorBuilt);
         // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
-        match self.replacement.compare_exchange(Shared::null(), lower, Ordering::AcqRel, Ordering::Acquire, guard) {
+        match self.replacement.compare_exchange(Shared::null(), lower, Ordering::Release, Ordering::Relaxed, guard) {
             Ok(_) => Some(bytes),
             Err(_) => {
                 if !upper.is_null() {

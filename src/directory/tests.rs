@@ -134,6 +134,24 @@ fn no_slot_leads_through_a_retired_lower_half() {
 }
 
 #[test]
+fn only_rows_of_the_tag_are_asked_about() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    // Fewer than fill the segment's one bucket, all of which have the same slots on their way.
+    for tag in 0..5 {
+        directory.insert(tag, index(tag), guard, |_| Probe::Other).unwrap();
+    }
+    let asked =
+        |wanted| move |found| if found == index(wanted) { Probe::Found } else { panic!("{found:?} for {wanted}") };
+    for tag in 0..5 {
+        assert_eq!(directory.find(tag, guard, asked(tag)), Some(index(tag)));
+        assert_eq!(directory.insert(tag, index(9), guard, asked(tag)), Ok(Inserted::Exists(index(tag))));
+        assert!(!directory.remove(tag + 8, index(tag), guard), "an index under a tag that is not its own");
+    }
+}
+
+#[test]
 fn relocation_changes_the_head() {
     let (_, directory) = directory();
     let handle = Collector::new().register();

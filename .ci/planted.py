@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Plants one bug at a time and sees that the test which is there for it fails.
+
+Usage: .ci/planted.py [--list] [NAME...]     e.g. `.ci/planted.py bug_no_reader_fence`
+
+A bug that is planted is a test of a test: of a checker that misses things, of a model whose bound is too low, of an
+assertion that went with a change. Each is an edit to a copy of the crate under the target directory, and no feature of
+the crate, because features are united over everything that is built together: any crate could switch on a bug for all
+that depend on this one.
+
+Ends with an error that names the bug if the text to edit is not there exactly once, if the edited copy does not build,
+if its test does not run, or if its test passes. That the tests pass without the edits is for `.ci/run` to see.
+"""
+
+import collections
+import os
+import sys
+
+sys.dont_write_bytecode = True
+from trial import ROOT, Copy  # noqa: E402
+
+Bug = collections.namedtuple("Bug", "name file old new kind test")
+
+# How to run one test, whose name is the last word of an entry's `test`. A further kind is one more line.
+KINDS = {
+    "loom": [".ci/loom.sh"],
+    "test": ["cargo", "test", "--no-default-features"],
+}
+SECONDS = 300
+
+BUGS = [
+    # ===== The checker
+    Bug("bug_loom_not_corrected", ".ci/loom.sh",
+        'export CARGO_TARGET_DIR="$target"',
+        'copy=$target/loom-plain\n[ -e "$copy" ] || cp -R "$found" "$copy"\nexport CARGO_TARGET_DIR="$target"',
+        "loom", "canary_the_checker_sees_an_exchange_before_a_load"),
+    # ===== The sequence word
+    Bug("bug_no_reader_fence", "src/sequence.rs",
+        "fence(Ordering::Acquire);", "",
+        "loom", "sequence_a_reader_never_sees_half_a_write"),
+    Bug("bug_no_writer_fence", "src/sequence.rs",
+        "fence(Ordering::Release);", "",
+        "loom", "sequence_a_reader_never_sees_half_a_write"),
+    Bug("bug_reader_believes_at_once", "src/sequence.rs",
+        "&& record[0].load(Ordering::Relaxed) == before", "",
+        "loom", "chain_a_read_is_whole_while_a_tail_moves"),
+    Bug("bug_update_after_end", "src/sequence.rs",
+        "        self.after &= !LIVE;", "",
+        "loom", "chain_an_update_comes_before_the_end_of_a_row_or_learns_of_it"),
+    # ===== The slab
+    Bug("bug_owner_not_asked", "src/slab.rs",
+        "self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) == self.number + 1", "superblock > 0",
+        "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
+    Bug("bug_no_second_look", "src/slab.rs",
+        "if self.lends(superblock) && self.take_word(superblock, magazine) {\n                    self.offer",
+        "if false {\n                    self.offer",
+        "loom", "slab_never_forgets_a_free_slot"),
+    Bug("bug_owner_not_asked_again", "src/slab.rs",
+        "if self.lends(superblock) && self.take_word(superblock, magazine) {\n                    self.offer",
+        "if self.take_word(superblock, magazine) {\n                    self.offer",
+        "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
+    Bug("bug_retired_with_a_slot_in_use", "src/slab.rs",
+        "let complete = taken.len() == words.len() &&", "let complete = taken.len() == words.len() ||",
+        "loom", "slab_of_two_words_is_not_retired_before_its_last_slot_is_free"),
+    Bug("bug_superblock_used_before_its_decommit", "src/slab.rs",
+        "guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
+        "loom", "slab_takes_back_a_superblock_or_lends_from_it_not_both"),
+    Bug("bug_off_by_one", "src/slab.rs",
+        "(1 << rest) - 1", "(2 << rest) - 1",
+        "test", "--lib slab::tests::every_slot_is_handed_out_once_and_comes_back"),
+    # ===== The budget
+    Bug("bug_bytes_released_too_early", "src/slab.rs",
+        "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n"
+        "        // Last, so that whoever gets the bytes finds a superblock for them.\n"
+        "        self.budget.release_retired(self.region.superblock_bytes());\n",
+        "        self.budget.release_retired(self.region.superblock_bytes());\n"
+        "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n",
+        "loom", "slab_superblock_is_vacant_before_its_bytes_can_be_had"),
+    Bug("bug_budget_looked_at_then_added_to", "src/budget.rs",
+        "match self.held.compare_exchange_weak(held, after, Ordering::Acquire, Ordering::Relaxed) {",
+        "match Ok::<u64, u64>(self.held.fetch_add(bytes, Ordering::Acquire)) {",
+        "loom", "budget_is_never_exceeded_and_comes_back"),
+    # ===== The directory
+    Bug("bug_relaxed_publish", "src/directory/segment.rs",
+        "slot.compare_exchange(EMPTY, word, Ordering::Release,", "slot.compare_exchange(EMPTY, word, Ordering::Relaxed,",
+        "loom", "row_that_is_admitted_is_read_whole"),
+    Bug("bug_no_freeze", "src/directory/segment.rs",
+        "slot.fetch_or(FROZEN, Ordering::Acquire)", "slot.load(Ordering::Acquire)",
+        "loom", "directory_a_removal_is_not_lost_in_a_split"),
+    Bug("bug_insert_past_a_frozen_slot", "src/directory/segment.rs",
+        "            if current & FROZEN != 0 {\n                return Insert::Replace;\n            }\n", "",
+        "loom", "directory_an_insert_heeds_the_freeze"),
+    Bug("bug_replacement_not_asked_again", "src/directory/mod.rs",
+        "                Find::PerhapsMoved if segment.replacement(tag, guard).is_some() => {}\n", "",
+        "loom", "row_that_moves_out_of_a_frozen_segment_is_always_found"),
+    Bug("bug_split_loses_a_row", "src/directory/segment.rs",
+        "lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper), Ordering::Relaxed);",
+        "lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper[1..]), Ordering::Relaxed);",
+        "loom", "directory_a_row_is_found_throughout_a_split"),
+    Bug("bug_no_grace_period_for_segments", "src/directory/mod.rs",
+        "guard.defer_unchecked(move || drop(retired))", "crossbeam_epoch::unprotected().defer_unchecked(move || drop(retired))",
+        "loom", "reclaim_a_segment_stays_while_it_is_looked_at"),
+    Bug("bug_lower_half_retired_too_early", "src/directory/mod.rs",
+        "(1u64 << (32 - segment.reach(guard)))", "(1u64 << (32 - segment.depth))",
+        "test", "--lib directory::tests::no_slot_leads_through_a_retired_lower_half"),
+    Bug("bug_tag_not_compared_in_find", "src/directory/segment.rs",
+        "            while tag_of(word) == tag\n                && let", "            while let",
+        "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
+    Bug("bug_tag_not_compared_in_insert", "src/directory/segment.rs",
+        "            while tag_of(current) == tag_of(word)\n                && let", "            while let",
+        "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
+    # ===== Rows
+    Bug("bug_no_grace_period", "src/reclaim.rs",
+        "guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
+        "loom", "reclaim_an_update_meets_its_row_or_its_end"),
+    Bug("bug_no_pin", "src/loom_models/reclaim.rs",
+        "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
+        "loom", "reclaim_an_update_meets_its_row_or_its_end"),
+    Bug("bug_head_dead_before_it_moved", "src/chain.rs",
+        "copy_words(&claim.record[KEY..], &record[KEY..]);",
+        "copy_words(&claim.record[KEY..], &record[KEY..]);\n        claim.record[0].store(0, Ordering::Release);",
+        "loom", "row_that_moves_is_always_found_and_keeps_every_update"),
+    Bug("bug_tail_moves_without_its_last_word", "src/chain.rs",
+        "copy_words(self.tails.record(from), self.tails.record(to));",
+        "copy_words(&self.tails.record(from)[..TAIL_PAYLOAD], self.tails.record(to));",
+        "loom", "chain_an_update_is_not_lost_to_a_tail_that_moves"),
+    Bug("bug_leak", "src/reclaim.rs",
+        ".free(index);", ".contains(index);",
+        "test", "--test basic every_key_is_legal"),
+    Bug("bug_slot_freed_twice", "src/store/round.rs",
+        "            retired.push(table.heads, head);\n        }\n",
+        "            retired.push(table.heads, head);\n            retired.push(table.heads, head);\n        }\n",
+        "test", "--test basic every_key_is_legal"),
+    Bug("bug_gradients_of_the_row_beside", "src/store/update.rs",
+        "let grad = &combined.grads[position * dim..(position + 1) * dim];",
+        "let position = (position + 1) % combined.keys.len();\n"
+        "            let grad = &combined.grads[position * dim..(position + 1) * dim];",
+        "test", "--test basic every_key_is_legal"),
+]  # fmt: skip
+
+
+def caught(bug, copy):
+    """None if the bug was caught, or what is wrong."""
+    text = (ROOT / bug.file).read_text()
+    if (found := text.count(bug.old)) != 1:
+        return f"{bug.old!r} is in {bug.file} {found} times", ""
+    words = bug.test.split()
+    with copy.edited(bug.file, text.replace(bug.old, bug.new)):
+        outcome = copy.test([*KINDS[bug.kind], *words], SECONDS)
+    if outcome.verdict == "broken":
+        return outcome.why, outcome.output
+    if outcome.verdict == "passed":
+        return f"{words[-1]} passes", outcome.output
+    if outcome.running != 1:
+        return f"{words[-1]} names {outcome.running} tests", outcome.output
+    return None, outcome.why
+
+
+def main():
+    names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    chosen = [bug for bug in BUGS if not names or bug.name in names]
+    if unknown := set(names) - {bug.name for bug in BUGS}:
+        sys.exit(f"no such bug: {' '.join(sorted(unknown))}")
+    if "--list" in sys.argv:
+        print("\n".join(f"{bug.name}: {bug.kind} {bug.test}" for bug in chosen))
+        return
+    os.environ["CARGO_INCREMENTAL"] = "1"
+    copy = Copy("planted")
+    missed = 0
+    for bug in chosen:
+        wrong, output = caught(bug, copy)
+        if wrong:
+            missed += 1
+            print("\n".join(output.splitlines()[-40:]))
+            print(f"MISSED  {bug.name}: {wrong}", flush=True)
+        else:
+            print(f"caught  {bug.name}  by {bug.test.split()[-1]}  {output}", flush=True)
+    print(f"{len(chosen)} bugs planted, {missed} missed")
+    sys.exit(1 if missed else 0)
+
+
+main()
