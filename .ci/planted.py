@@ -27,8 +27,15 @@ KINDS = {
     "test": ["cargo", "test", "--no-default-features"],
 }
 SECONDS = 300
+UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
+STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 
 BUGS = [
+    # ===== The checker
+    Bug("bug_loom_not_corrected", ".ci/loom.sh",
+        'export CARGO_TARGET_DIR="$target"',
+        'copy=$target/loom-plain\n[ -e "$copy" ] || cp -R "$found" "$copy"\nexport CARGO_TARGET_DIR="$target"',
+        "loom", "canary_the_checker_sees_an_exchange_before_a_load"),
     # ===== The sequence word
     Bug("bug_no_reader_fence", "src/sequence.rs",
         "fence(Ordering::Acquire);", "",
@@ -66,6 +73,7 @@ BUGS = [
     # ===== The budget
     Bug("bug_bytes_released_too_early", "src/slab.rs",
         "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n"
+        "        reach(Point::SuperblockVacant);\n"
         "        // Last, so that whoever gets the bytes finds a superblock for them.\n"
         "        self.budget.release_retired(self.region.superblock_bytes());\n",
         "        self.budget.release_retired(self.region.superblock_bytes());\n"
@@ -106,11 +114,20 @@ BUGS = [
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     # ===== Rows
     Bug("bug_no_grace_period", "src/reclaim.rs",
-        "guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
+        "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin", "src/loom_models/reclaim.rs",
         "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
+    Bug("bug_no_pin_to_read", "src/store/gather.rs",
+        "out: &mut [f32]) {\n        let guard = &self.reclaimer.pin();", f"out: &mut [f32]) {{\n        let guard = {UNPINNED};",
+        "test", STALLED),
+    Bug("bug_no_pin_to_train", "src/store/update.rs",
+        "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
+        "test", STALLED),
+    Bug("bug_no_pin_in_a_round", "src/store/round.rs",
+        "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
+        "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",
         "copy_words(&claim.record[KEY..], &record[KEY..]);\n        claim.record[0].store(0, Ordering::Release);",

@@ -13,6 +13,7 @@
 
 use crate::config::Optimizer;
 use crate::directory::Probe;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
@@ -216,6 +217,7 @@ impl<'s> Chains<'s> {
             Some(())
         };
         put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
+        reach(Point::RowHalfRead);
         let mut link = &record[HEAD_LINK];
         while let Some(tail) = self.link(link) {
             let record = self.tails.record(tail);
@@ -295,6 +297,7 @@ impl<'s> Chains<'s> {
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
         record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
         claim.record[HEAD_LINK].store(tail.raw(), Ordering::Relaxed);
+        reach(Point::ChunkGrown);
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became
@@ -313,6 +316,7 @@ impl<'s> Chains<'s> {
             let record = self.tails.record(tail);
             if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
                 link.store(record[TAIL_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+                reach(Point::ChunkTaken);
                 retire(tail);
                 taken += 1;
             } else {
@@ -345,6 +349,7 @@ impl<'s> Chains<'s> {
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             if tail == from {
                 copy_words(self.tails.record(from), self.tails.record(to));
+                reach(Point::TailCopied);
                 link.store(to.raw(), Ordering::Relaxed);
                 return;
             }
@@ -359,7 +364,9 @@ impl<'s> Chains<'s> {
         let record = self.heads.record(to);
         copy_words(&claim.record[KEY..], &record[KEY..]);
         sequence::start(record);
+        reach(Point::HeadCopied);
         let published = publish();
+        reach(Point::HeadPublished);
         if published {
             claim.kill();
         } else {

@@ -143,6 +143,10 @@ pub enum StoreError {
         /// How many rows or chunks were refused.
         refused: u64,
     },
+    /// The pruning thread has panicked, a defect of this crate; what it said is on standard error. The store can still be
+    /// used, but what it holds grows old unless [`Store::prune`](crate::Store::prune) is called.
+    #[error("the pruning thread has panicked: nothing is pruned any more; save what you need, then make a new store")]
+    PrunerEnded,
     /// A setting that is out of its range.
     #[error("table `{table}`: {what} is {found}, expected {expected}")]
     Setting {

@@ -62,6 +62,7 @@ mod directory;
 #[cfg(all(feature = "train", not(loom)))]
 pub mod dlrm;
 mod error;
+mod failpoint;
 mod id;
 mod importance;
 #[cfg(all(test, loom))]

@@ -1,7 +1,8 @@
 //! Epoch-based reclamation of chunk records: crossbeam-epoch's collector, one per store, and what is retired through it.
 
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::slab::Slab;
+use crate::slab::{AllocError, Magazine, Slab};
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
@@ -19,6 +20,11 @@ impl Slabs {
 
     pub(crate) fn get(&self, number: usize) -> &Slab {
         &self.slabs[number]
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn get_mut(&mut self, number: usize) -> &mut Slab {
+        &mut self.slabs[number]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slab> {
@@ -39,41 +45,77 @@ impl Slabs {
     }
 }
 
-/// Records that one call took out of chains. Dropping it without [`retire`](Self::retire) would leak them.
-#[derive(Default)]
-#[must_use]
-pub(crate) struct Retired {
+/// One call's magazines, one a slab. What is left in them goes back when this is dropped, by a panic too.
+pub(crate) struct Magazines<'s> {
+    slabs: &'s Slabs,
+    each: Vec<Magazine>,
+}
+
+impl<'s> Magazines<'s> {
+    pub(crate) fn new(slabs: &'s Slabs) -> Magazines<'s> {
+        Magazines { slabs, each: slabs.iter().map(|_| Magazine::default()).collect() }
+    }
+
+    pub(crate) fn alloc(&mut self, slab: usize, guard: &Guard) -> Result<ChunkIndex, AllocError> {
+        self.slabs.get(slab).alloc(&mut self.each[slab], guard)
+    }
+
+    pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {
+        self.slabs.get(slab).alloc_existing(&mut self.each[slab], guard)
+    }
+}
+
+impl Drop for Magazines<'_> {
+    fn drop(&mut self) {
+        self.slabs.iter().zip(&mut self.each).for_each(|(slab, magazine)| slab.flush(magazine));
+    }
+}
+
+/// Records that one call took out of chains. When this is dropped, by a panic too, they are retired: free once nobody
+/// who is pinned then can still hold one of them.
+pub(crate) struct Retired<'a> {
+    slabs: &'a Arc<Slabs>,
+    guard: &'a Guard,
     chunks: Vec<(u32, ChunkIndex)>,
 }
 
-impl Retired {
+impl<'a> Retired<'a> {
+    pub(crate) fn new(slabs: &'a Arc<Slabs>, guard: &'a Guard) -> Retired<'a> {
+        Retired { slabs, guard, chunks: Vec::new() }
+    }
+
     pub(crate) fn push(&mut self, slab: usize, index: ChunkIndex) {
         self.chunks.push((slab as u32, index));
     }
+}
 
-    /// Frees the records once nobody who is pinned now can still hold one of them.
-    pub(crate) fn retire(self, slabs: &Arc<Slabs>, guard: &Guard) {
+impl Drop for Retired<'_> {
+    fn drop(&mut self) {
         if self.chunks.is_empty() {
             return;
         }
-        let bytes: u64 = self.chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
+        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
+        let bytes: u64 = chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
+        reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
         let slabs = Arc::downgrade(slabs);
         // SAFETY: the closure owns what it uses, all of it Send. No chain leads to these records any more: each was
         // unlinked under its row's claim (or its row killed and taken out of the directory) before it was pushed.
         unsafe {
-            guard.defer_unchecked(move || {
+            self.guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
-                    for (slab, index) in self.chunks {
-                        slabs.get(slab as usize).free(index);
+                    for (slab, index) in chunks {
+                        reach(Point::RecordFreeing);
+                        let slab = slabs.get(slab as usize);
+                        slab.free(index);
+                        slabs.retired.fetch_sub(slab.record_bytes(), Ordering::Relaxed);
                     }
-                    slabs.retired.fetch_sub(bytes, Ordering::Relaxed);
                 }
             });
         }
         // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
-        guard.flush();
+        self.guard.flush();
     }
 }
 
@@ -82,6 +124,7 @@ pub(crate) use collector::Reclaimer;
 
 #[cfg(not(loom))]
 mod collector {
+    use crate::sync::{AtomicBool, AtomicU64, Ordering};
     use crossbeam_epoch::{Collector, Guard, LocalHandle};
     use std::cell::RefCell;
     use std::sync::{Arc, Weak};
@@ -94,11 +137,13 @@ mod collector {
     /// A store's collector.
     pub(crate) struct Reclaimer {
         collector: Collector,
+        /// Calls run that `collect` deferred.
+        ran: Arc<AtomicU64>,
     }
 
     impl Reclaimer {
         pub(crate) fn new() -> Arc<Reclaimer> {
-            Arc::new(Reclaimer { collector: Collector::new() })
+            Arc::new(Reclaimer { collector: Collector::new(), ran: Arc::default() })
         }
 
         /// Pins the calling thread: no record it finds from now on is reused until the guard is dropped.
@@ -122,19 +167,63 @@ mod collector {
             guard
         }
 
-        /// Runs what is due until `done`, or until a pinned thread keeps it from going on.
+        /// Runs what was deferred before this call, until nothing is outstanding or a pinned thread keeps it from going on.
         pub(crate) fn collect(self: &Arc<Self>, mut outstanding: impl FnMut() -> u64) {
-            let (mut least, mut idle) = (u64::MAX, 0);
+            let done = Arc::new(AtomicBool::new(false));
+            // Calls run in the order in which they were deferred, so this one runs after all that came before.
+            let mut last = Some(Arc::clone(&done));
+            let (mut least, mut ran, mut idle) = (u64::MAX, 0, 0);
             // The epoch must advance twice past a retirement, and a flush advances it at most once and runs a few bags.
-            while idle < 8 {
-                let now = outstanding();
+            // Some of these hold nothing of ours but the collector's own nodes, as many as there were bags before. So
+            // each flush here puts a call of its own in its bag: progress is what is outstanding, or one of those calls.
+            while idle < 8 && !done.load(Ordering::Relaxed) {
+                let (now, ran_now) = (outstanding(), self.ran.load(Ordering::Relaxed));
                 if now == 0 {
                     return;
                 }
-                idle = if now < least { 0 } else { idle + 1 };
-                least = least.min(now);
-                self.pin().flush();
+                idle = if now < least || ran_now != ran { 0 } else { idle + 1 };
+                (least, ran) = (least.min(now), ran_now);
+                let guard = self.pin();
+                let (counter, last) = (Arc::clone(&self.ran), last.take());
+                guard.defer(move || {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    if let Some(done) = last {
+                        done.store(true, Ordering::Relaxed);
+                    }
+                });
+                guard.flush();
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The collector's own nodes fill bags, too: one for every eight bags that a flush ran.
+    #[test]
+    fn what_was_retired_after_a_long_pin_comes_back_with_one_collect() {
+        let reclaimer = Reclaimer::new();
+        let outstanding = Arc::new(AtomicU64::new(0));
+        let retire = |count: u64| {
+            for _ in 0..count {
+                outstanding.fetch_add(1, Ordering::Relaxed);
+                let (guard, outstanding) = (reclaimer.pin(), Arc::clone(&outstanding));
+                guard.defer(move || outstanding.fetch_sub(1, Ordering::Relaxed));
+                guard.flush();
+            }
+        };
+        let left = || outstanding.load(Ordering::Relaxed);
+        let pinned = reclaimer.pin();
+        retire(5000);
+        reclaimer.collect(left);
+        assert_eq!(left(), 5000, "reused behind a pin");
+        drop(pinned);
+        reclaimer.collect(left);
+        assert_eq!(left(), 0);
+        retire(30);
+        reclaimer.collect(left);
+        assert_eq!(left(), 0);
     }
 }

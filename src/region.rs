@@ -4,6 +4,7 @@
 //! *decommitted* by telling the system that its pages are no longer wanted, after which they read as zero. All of it is
 //! seen as 32-bit atomic words, because rows are read while they are written.
 
+use crate::failpoint::{Point, fault};
 use crate::sync::AtomicU32;
 use std::io;
 
@@ -28,6 +29,7 @@ impl Region {
         let bytes = (superblocks as usize)
             .checked_mul(superblock_bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address range does not fit in usize"))?;
+        fault(Point::Reserve)?;
         Ok(Region { memory: map(bytes)?, superblock_words: superblock_bytes / 4, superblocks })
     }
 
@@ -72,6 +74,7 @@ impl Region {
     /// The caller owns every chunk of the superblock and no thread can still hold one of them.
     #[cfg(not(loom))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        fault(Point::Decommit)?;
         let bytes = self.superblock_words * 4;
         // SAFETY: the range lies inside the mapping (`index < superblocks`); zeroing it is what the caller asked for,
         // and for other threads it is the same as relaxed stores of zero to words nobody uses.
@@ -89,6 +92,7 @@ impl Region {
     /// Bytes of superblock `index` that are in memory now, as the system counts them.
     #[cfg(not(loom))]
     pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
+        fault(Point::Residency)?;
         let page = page_bytes();
         let bytes = self.superblock_words * 4;
         let mut pages = vec![0u8; bytes.div_ceil(page)];

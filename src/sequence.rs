@@ -4,6 +4,7 @@
 //! next count; a reader copies, and believes the copy if the word did not change meanwhile. The orderings are those of
 //! a sequence lock (Boehm, MSPC 2012), each named where it stands.
 
+use crate::failpoint::{Point, reach};
 use crate::sync::{AtomicU32, Ordering, fence, spin_wait};
 
 const CLAIMED: u32 = 1;
@@ -81,7 +82,9 @@ pub(crate) fn try_claim(record: &[AtomicU32]) -> Result<Claim<'_>, Unclaimed> {
         Ok(_) => {
             // Release fence: pairs with the Acquire fence in `read`; see there.
             fence(Ordering::Release);
-            Ok(Claim { record, after: free.wrapping_add(VERSION) })
+            let claim = Claim { record, after: free.wrapping_add(VERSION) };
+            reach(Point::Claimed);
+            Ok(claim)
         }
         Err(_) => Err(Unclaimed::Busy),
     }

@@ -16,6 +16,7 @@
 //! `available` is only a hint: a late `offer` can leave a bit for a superblock that has moved on, so the owner is asked.
 
 use crate::budget::{Budget, OverBudget};
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::region::{FIRST_SUPERBLOCK, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -43,7 +44,29 @@ pub(crate) struct Superblocks {
     /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`] and [`RETIRED`] above.
     owner: Box<[AtomicU32]>,
     vacant: Box<[AtomicU64]>,
+    /// As good as vacant, but the system did not take the memory back, so its bytes are still held: had first.
+    kept: Box<[AtomicU64]>,
     committed: AtomicU64,
+}
+
+/// Clears the lowest set bit below `limit` and returns its number.
+fn take_lowest(words: &[AtomicU64], limit: u32) -> Option<u32> {
+    for (position, word) in words.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != 0 {
+            let index = position as u32 * 64 + bits.trailing_zeros();
+            if index >= limit {
+                return None;
+            }
+            let bit = 1 << (index % 64);
+            // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
+            if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
+                return Some(index);
+            }
+            bits = word.load(Ordering::Relaxed);
+        }
+    }
+    None
 }
 
 fn zeroed_bits(bits: u32) -> Box<[AtomicU64]> {
@@ -57,13 +80,14 @@ impl Superblocks {
         for index in FIRST_SUPERBLOCK..region.superblocks() {
             vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
         }
+        let kept = zeroed_bits(region.superblocks());
         let owner = (0..region.superblocks()).map(|_| AtomicU32::new(0)).collect();
-        Ok(Superblocks { region, budget, owner, vacant, committed: AtomicU64::new(0) })
+        Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
     }
 
     /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
     pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
-        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (1 + slabs as u64)
+        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (2 + slabs as u64)
     }
 
     /// Bytes of address space.
@@ -75,12 +99,19 @@ impl Superblocks {
         self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
     }
 
+    /// Bytes of superblocks that nobody has and the system did not take back.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let kept: u64 = self.kept.iter().map(|bits| u64::from(bits.load(Ordering::Relaxed).count_ones())).sum();
+        kept * self.region.superblock_bytes()
+    }
+
     /// Bytes of the committed superblocks that are in memory now.
     #[cfg(not(loom))]
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for (index, owner) in self.owner.iter().enumerate() {
-            if owner.load(Ordering::Relaxed) != 0 {
+            let kept = self.kept[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
+            if kept || owner.load(Ordering::Relaxed) != 0 {
                 bytes += self.region.resident_bytes(index as u32)?;
             }
         }
@@ -89,40 +120,42 @@ impl Superblocks {
 
     /// Takes the lowest vacant superblock below `limit` and reserves its bytes.
     fn acquire(&self, slab: u32, limit: u32) -> Result<u32, AllocError> {
+        let index = match take_lowest(&self.kept, limit) {
+            Some(index) => index,
+            None => self.acquire_vacant(limit)?,
+        };
+        reach(Point::SuperblockTaken);
+        self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
+        Ok(index)
+    }
+
+    fn acquire_vacant(&self, limit: u32) -> Result<u32, AllocError> {
         self.budget.reserve(self.region.superblock_bytes()).map_err(AllocError::OverBudget)?;
-        for (position, word) in self.vacant.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                let index = position as u32 * 64 + bits.trailing_zeros();
-                if index >= limit {
-                    break;
-                }
-                let bit = 1 << (index % 64);
-                // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
-                if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
-                    self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
-                    self.committed.fetch_add(1, Ordering::Relaxed);
-                    return Ok(index);
-                }
-                bits = word.load(Ordering::Relaxed);
-            }
-        }
-        self.budget.release(self.region.superblock_bytes());
-        Err(AllocError::IndexSpace)
+        reach(Point::SuperblockReserved);
+        let Some(index) = take_lowest(&self.vacant, limit) else {
+            self.budget.release(self.region.superblock_bytes());
+            return Err(AllocError::IndexSpace);
+        };
+        self.committed.fetch_add(1, Ordering::Relaxed);
+        Ok(index)
     }
 
     /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
     fn give_back(&self, index: u32) {
         self.owner[index as usize].store(0, Ordering::Relaxed);
         if self.region.decommit(index).is_err() {
-            // The memory stays resident, so it must stay counted; the superblock is lost to the pool, not leaked
-            // behind the budget's back. Its bits are zero already: it offers nothing.
+            // The memory stays resident (locked pages do), so it stays counted. Whatever its words hold, nobody reads
+            // them before they are written; its bits are zero.
             self.committed.fetch_add(1, Ordering::Relaxed);
             self.budget.keep_retired(self.region.superblock_bytes());
+            // Release: pairs with the Acquire in `take_lowest`.
+            self.kept[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
             return;
         }
-        // Release: pairs with the Acquire in `acquire`.
+        reach(Point::Decommitted);
+        // Release: pairs with the Acquire in `take_lowest`.
         self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        reach(Point::SuperblockVacant);
         // Last, so that whoever gets the bytes finds a superblock for them.
         self.budget.release_retired(self.region.superblock_bytes());
     }
@@ -213,6 +246,12 @@ impl Slab {
         if rest >= 32 { u32::MAX } else { (1 << rest) - 1 }
     }
 
+    /// Leaves it only superblocks below a number, so that a test need not fill 2^31 indices.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn limit_superblocks(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
     /// Takes a free record. Its words hold whatever was there before.
     ///
     /// `_guard`: see the module documentation on the grace period.
@@ -251,6 +290,7 @@ impl Slab {
                     return true;
                 }
                 self.withdraw(superblock);
+                reach(Point::Withdrawn);
                 if self.lends(superblock) && self.take_word(superblock, magazine) {
                     self.offer(superblock);
                     return true;
@@ -282,6 +322,7 @@ impl Slab {
             let taken = bits.swap(0, Ordering::Acquire);
             if taken != 0 {
                 *magazine = Magazine { superblock, word: word as u32, bits: taken };
+                reach(Point::SlotsTaken);
                 return true;
             }
         }
@@ -302,10 +343,12 @@ impl Slab {
 
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
+        reach(Point::SuperblockAcquired);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
             // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
             // to `offer`, because a late one of an earlier time may have drawn another thread here already.
             bits.store(self.mask(word), Ordering::Release);
+            reach(Point::SuperblockHalfCommitted);
         }
         *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
         self.offer(superblock);
@@ -330,6 +373,7 @@ impl Slab {
         // Release: pairs with the Acquire swap in `take_word`.
         let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
+        reach(Point::SlotsPutBack);
         // Even if the superblock is being emptied: whether that is over cannot be told here, and `lends` asks.
         self.offer(superblock);
     }
@@ -383,6 +427,7 @@ impl Slab {
             // Acquire: pairs with the Release in `free_slots`, so every record's last use is over.
             let bits = bits.swap(0, Ordering::Acquire);
             taken.push(bits);
+            reach(Point::SuperblockHalfRetired);
             if bits != self.mask(word) {
                 break;
             }
@@ -399,6 +444,7 @@ impl Slab {
         self.withdraw(superblock);
         self.superblocks.committed.fetch_sub(1, Ordering::Relaxed);
         self.superblocks.budget.retire(self.superblocks.region.superblock_bytes());
+        reach(Point::SuperblockRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
         let superblocks = Arc::downgrade(&self.superblocks);
         // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.

@@ -18,6 +18,7 @@
 mod segment;
 
 use crate::budget::{Budget, OverBudget};
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::sync::{AtomicU64, Ordering, spin_wait};
 use crossbeam_epoch::{Atomic, Guard, Pointable, Shared};
@@ -200,10 +201,12 @@ impl Directory {
         }
         let reserved = segment.successor_bytes_max() + LEVELS * NODE_BYTES;
         self.budget.reserve_urgent(reserved)?;
+        reach(Point::SuccessorReserved);
         let mut used = 0;
         if let Some(bytes) = segment.replace(guard) {
             used += bytes;
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            reach(Point::SegmentReplaced);
             self.settle(segment, &mut used, guard);
         }
         debug_assert!(used <= reserved, "{used} bytes used of {reserved}");
@@ -236,6 +239,7 @@ impl Directory {
                 self.advance(&place, tag, used, guard);
                 continue;
             }
+            reach(Point::SlotSettled);
             // On to the next slot that can lead here.
             let step = 1u64 << (32 - place.bits);
             let next = u64::from(tag & !((step - 1) as u32)) + step;
@@ -244,6 +248,7 @@ impl Directory {
             }
             tag = next as u32;
         }
+        reach(Point::SegmentUnlinked);
         let (budget, bytes) = (Arc::clone(&self.budget), segment.bytes());
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.retire(bytes);
@@ -273,6 +278,7 @@ impl Directory {
             }
             (newest, pointer) = (segment, newer);
         }
+        reach(Point::SlotAdvancing);
         // Release: hands on what the replacement published. Pairs with the Acquire in `place`, by which `from` was read
         // too. A failure means another thread has moved the slot on.
         let _ = place.slot.compare_exchange(from, pointer, Ordering::Release, Ordering::Relaxed, guard);
@@ -286,6 +292,7 @@ impl Directory {
         };
         let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
         let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
+        reach(Point::SlotDeepening);
         // Release: publishes the node. Pairs with the Acquire in `place`.
         if place.slot.compare_exchange(place.there, tagged, Ordering::Release, Ordering::Relaxed, guard).is_ok() {
             *used += NODE_BYTES;
@@ -324,6 +331,7 @@ impl Drop for RetiredSegment {
         // SAFETY: only the one thread that published a segment's replacement retires it, once, after every slot was moved
         // past it; this runs after the grace period, so nobody can still hold it.
         drop(unsafe { Shared::from(self.address).into_owned() });
+        reach(Point::SegmentFreed);
         self.budget.release_retired(self.bytes);
     }
 }

@@ -1,6 +1,7 @@
 //! One segment: the row words of all keys whose tags share a prefix.
 
 use super::Probe;
+use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::{Atomic, Guard, Owned, Shared};
@@ -260,6 +261,7 @@ impl Segment {
         for slot in self.buckets.iter().flat_map(|bucket| bucket.0.iter()) {
             // Acquire: as in `find`. The rows named here are published again, with the new segment.
             let word = slot.fetch_or(FROZEN, Ordering::Acquire) & !FROZEN;
+            reach(Point::WordFrozen);
             if word != EMPTY && word != TOMBSTONE {
                 words.push(word);
             }
@@ -308,6 +310,7 @@ impl Segment {
     /// Builds this segment's successors and publishes them. Returns their bytes to the one thread that did.
     pub(super) fn replace(&self, guard: &Guard) -> Option<u64> {
         let words = self.freeze();
+        reach(Point::SegmentFrozen);
         let split = Self::buckets_for(words.len()) > SPLIT_BUCKETS && self.depth < MAX_DEPTH;
         let lower = if split { self.halves(&words) } else { Self::new(self.prefix, self.depth, &words) };
         // SAFETY: not published yet, so nobody else can hold the upper half.
@@ -315,6 +318,7 @@ impl Segment {
         let upper = lower.upper_half.load(Ordering::Relaxed, unshared);
         // SAFETY: null or a live segment, as above.
         let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
+        reach(Point::SuccessorBuilt);
         // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
         match self.replacement.compare_exchange(Shared::null(), lower, Ordering::Release, Ordering::Relaxed, guard) {
             Ok(_) => Some(bytes),

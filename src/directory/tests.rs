@@ -138,12 +138,13 @@ fn only_rows_of_the_tag_are_asked_about() {
     let (_, directory) = directory();
     let handle = Collector::new().register();
     let guard = &handle.pin();
-    for tag in 0..8 {
+    // Fewer than fill the segment's one bucket, all of which have the same slots on their way.
+    for tag in 0..5 {
         directory.insert(tag, index(tag), guard, |_| Probe::Other).unwrap();
     }
     let asked =
         |wanted| move |found| if found == index(wanted) { Probe::Found } else { panic!("{found:?} for {wanted}") };
-    for tag in 0..8 {
+    for tag in 0..5 {
         assert_eq!(directory.find(tag, guard, asked(tag)), Some(index(tag)));
         assert_eq!(directory.insert(tag, index(9), guard, asked(tag)), Ok(Inserted::Exists(index(tag))));
         assert!(!directory.remove(tag + 8, index(tag), guard), "an index under a tag that is not its own");

@@ -6,6 +6,8 @@ mod gather;
 mod grow;
 mod iter;
 mod plan;
+#[cfg(test)]
+mod progress;
 mod pruner;
 mod round;
 mod shared_rows;
@@ -256,7 +258,8 @@ impl Store {
     /// earned in the step are made, and when pruning rounds run; otherwise the pruning thread is told if one is due.
     ///
     /// # Errors
-    /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
+    /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients). [`StoreError::PrunerEnded`] if the pruning
+    /// thread has panicked: the step was counted, and nothing prunes any more but [`prune`](Self::prune).
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
         self.inner.move_price(false);
@@ -270,10 +273,13 @@ impl Store {
                 report.round = Some(self.inner.round());
             }
             self.inner.refusal(&growth)?;
-        } else if let Some(pruner) = &self.pruner
-            && self.inner.round_is_due()
-        {
-            pruner.wake();
+        } else if let Some(pruner) = &self.pruner {
+            if pruner.has_ended() {
+                return Err(StoreError::PrunerEnded);
+            }
+            if self.inner.round_is_due() {
+                pruner.wake();
+            }
         }
         Ok(report)
     }
@@ -441,14 +447,15 @@ impl Inner {
         growth
     }
 
-    /// Without a policy nothing can make room, so a refusal is an error.
+    /// Without a policy nothing can make room, so a refusal is an error. Under one it is counted, and asked for again: even
+    /// a lack of indices may only mean that a look at all superblocks was overtaken by others.
     fn refusal(&self, growth: &Growth) -> Result<(), StoreError> {
         let refused = growth.refused;
         match (&self.config.policy, growth.reason) {
             (Policy::None, Some(AllocError::OverBudget(over))) => {
                 Err(StoreError::BudgetExhausted { limit: over.limit, held: over.held, asked: over.asked, refused })
             }
-            (_, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
+            (Policy::None, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
             _ => Ok(()),
         }
     }

@@ -6,11 +6,12 @@
 use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
 use crate::chain::Chains;
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::Histogram;
-use crate::reclaim::Retired;
+use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
-use crate::slab::Magazine;
+use crate::slab::Slab;
 use crate::sync::{Ordering, spin_wait};
 use crossbeam_epoch::Guard;
 
@@ -20,6 +21,9 @@ const ATTEMPTS: u32 = 256;
 const AHEAD: usize = 6;
 /// A superblock with less than this part of its slots in use is worth emptying.
 const SPARSE: f64 = 0.5;
+/// Bytes a row, and besides, beyond which a directory is worth tidying: dense ones have 9 to 13 a row.
+const SPARSE_DIRECTORY: u64 = 32;
+const SMALL_DIRECTORY: u64 = 64 << 10;
 
 /// A round's histogram of bytes by importance: allocated once, counted in the budget.
 pub(super) struct RoundScratch {
@@ -47,6 +51,7 @@ impl Inner {
     pub(super) fn round(&self) -> PruneReport {
         let mut scratch = self.round.lock();
         scratch.rounds += 1;
+        reach(Point::RoundBegun);
         let pressed = self.pressure.swap(false, Ordering::Relaxed);
         if pressed {
             self.move_price(true);
@@ -67,11 +72,31 @@ impl Inner {
         } else if !pressed {
             self.ease();
         }
+        self.tidy();
         self.collect();
         report.moved = self.compact();
+        reach(Point::Compacted);
         self.retire_empty();
         self.collect();
+        reach(Point::RoundEnding);
         report
+    }
+
+    /// Rebuilds the sparse segments of directories that have lost most of their rows: those of rows that were removed, and
+    /// of rounds that had no reason to walk them.
+    fn tidy(&self) {
+        for table in &self.tables {
+            if table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY {
+                continue;
+            }
+            let mut next = Some(0);
+            while let Some(at) = next {
+                let guard = self.reclaimer.pin();
+                next = table.directory.walk(at, &guard, |_, _| ());
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, &guard);
+            }
+        }
     }
 
     /// Frees what is retired, as far as pinned threads let it.
@@ -85,9 +110,10 @@ impl Inner {
         headroom.saturating_sub(self.free_bytes())
     }
 
-    /// Bytes that growth could have: free records, retired ones, and what was never committed.
+    /// Bytes that growth could have: free records, retired ones, and superblocks of nobody.
     fn free_bytes(&self) -> u64 {
-        self.budget.room() + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
+        let free = self.budget.room() + self.slabs.free_bytes() + self.superblocks.kept_bytes();
+        free + self.slabs.retired_bytes() + self.budget.awaiting()
     }
 
     /// Lets the threshold fall when there is clearly more room than the policy asks for.
@@ -105,7 +131,7 @@ impl Inner {
         &self,
         table: &Table,
         from: u32,
-        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired, &Guard),
+        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired<'_>, &Guard),
     ) {
         let chains = table.chains(&self.slabs);
         let mut rows = Vec::new();
@@ -114,7 +140,7 @@ impl Inner {
             let guard = self.reclaimer.pin();
             rows.clear();
             let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
-            let mut retired = Retired::default();
+            let mut retired = Retired::new(&self.slabs, &guard);
             for &(_, ahead) in rows.iter().take(2 * AHEAD) {
                 chains.prefetch_head(ahead);
             }
@@ -127,7 +153,7 @@ impl Inner {
                 }
                 visit(&chains, tag, head, &mut retired, &guard);
             }
-            retired.retire(&self.slabs, &guard);
+            drop(retired);
             // A refusal only means that the segment stays larger than it need be.
             let _ = table.directory.tidy(at, &guard);
             match next {
@@ -150,6 +176,7 @@ impl Inner {
                     let Info { utility, ordinal } = chunk.info();
                     chunk.set_info(Info { utility: utility * factor, ordinal });
                 }
+                reach(Point::UnitsChanged);
             });
         }
         if let Some(sketch) = &self.sketch {
@@ -166,6 +193,7 @@ impl Inner {
             chains.peek(head, |tail, info| {
                 histogram.add(info.utility * per_unit, if tail.is_some() { tail_bytes } else { head_bytes });
             });
+            reach(Point::RowMeasured);
         });
     }
 
@@ -197,6 +225,7 @@ impl Inner {
                 cut.quota = cut.quota.saturating_sub(bytes);
                 report.shrunk += u64::from(shrunk.shrunk);
                 report.evicted += u64::from(shrunk.evicted);
+                reach(Point::RowCut);
             });
         }
     }
@@ -211,7 +240,7 @@ impl Inner {
         tag: u32,
         head: ChunkIndex,
         drop: impl Fn(Info) -> bool,
-        retired: &mut Retired,
+        retired: &mut Retired<'_>,
         guard: &Guard,
     ) -> Taken {
         let before = chains.ordinals(&claim).len();
@@ -219,8 +248,10 @@ impl Inner {
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
+            reach(Point::RowKilled);
             let removed = table.directory.remove(tag, head, guard);
             debug_assert!(removed, "a live row's word is in its directory");
+            reach(Point::RowRemoved);
             retired.push(table.heads, head);
         }
         let taken = Taken { shrunk: shrunk.taken - evicted, evicted };
@@ -232,7 +263,7 @@ impl Inner {
     /// Empties sparse superblocks by moving their chunks, so that other slabs, or the system, can have them. Returns
     /// the number of chunks moved.
     pub(super) fn compact(&self) -> u64 {
-        let mut victims = Vec::new();
+        let mut victims = Evacuation(Vec::new());
         for slab in self.slabs.iter() {
             let mut occupancy: Vec<_> = slab.occupancy().collect();
             let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
@@ -247,27 +278,25 @@ impl Inner {
                 }
                 free -= used;
                 slab.start_evacuating(superblock);
-                victims.push((slab, superblock));
+                victims.0.push((slab, superblock));
             }
         }
-        if victims.is_empty() {
+        if victims.0.is_empty() {
             return 0;
         }
+        reach(Point::EvacuationBegun);
         let mut moved = 0;
         for table in &self.tables {
             moved += self.evacuate(table);
         }
         self.collect();
         self.retire_empty();
-        for (slab, superblock) in victims {
-            slab.stop_evacuating(superblock);
-        }
         moved
     }
 
     /// Moves every chunk of a table that is in a superblock being emptied.
     fn evacuate(&self, table: &Table) -> u64 {
-        let mut magazines = [Magazine::default(), Magazine::default()];
+        let mut magazines = Magazines::new(&self.slabs);
         let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
         let mut moved = 0;
         self.for_each_row(table, 0, |chains, tag, head, retired, guard| {
@@ -281,13 +310,13 @@ impl Inner {
                 .collect();
             for from in wandering {
                 // Only into superblocks that are there already: compaction must not take more memory.
-                let Some(to) = tails.alloc_existing(&mut magazines[1], guard) else { break };
+                let Some(to) = magazines.alloc_existing(table.tails, guard) else { break };
                 chains.relocate_tail(&claim, from, to);
                 retired.push(table.tails, from);
                 moved += 1;
             }
             if heads.is_evacuating(head)
-                && let Some(to) = heads.alloc_existing(&mut magazines[0], guard)
+                && let Some(to) = magazines.alloc_existing(table.heads, guard)
             {
                 if chains.relocate_head(claim, to, || table.directory.relocate(tag, head, to, guard)) {
                     retired.push(table.heads, head);
@@ -297,9 +326,8 @@ impl Inner {
                     heads.free(to);
                 }
             }
+            reach(Point::RowEvacuated);
         });
-        heads.flush(&mut magazines[0]);
-        tails.flush(&mut magazines[1]);
         moved
     }
 
@@ -323,13 +351,21 @@ impl Inner {
         while let Some(head) = table.find(&chains, key, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
             if let Ok(claim) = chains.claim(head) {
-                let mut retired = Retired::default();
+                let mut retired = Retired::new(&self.slabs, &guard);
                 self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                retired.retire(&self.slabs, &guard);
                 return true;
             }
         }
         false
+    }
+}
+
+/// Superblocks that are being emptied, until this is dropped, by a panic too.
+struct Evacuation<'s>(Vec<(&'s Slab, u32)>);
+
+impl Drop for Evacuation<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(slab, superblock)| slab.stop_evacuating(*superblock));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The vectors that stand in for what has no chunk: one default vector, or hashed rows that many keys share.
 
 use crate::config::{Fallback, Optimizer};
+use crate::failpoint::{Point, reach};
 use crate::rowcopy;
 use crate::sequence::{self, Claim};
 use crate::simd::Kernels;
@@ -104,6 +105,7 @@ impl SharedRows {
             return;
         };
         let row_state = self.step_row(&claim, optimizer, simd, grad);
+        reach(Point::SharedRowStepped);
         payload.resize(self.record_words - self.payload, 0.0);
         rowcopy::load(&record[self.payload..], payload);
         optimizer.step_chunk(simd, lr, payload, self.dim, row_state, grad);

@@ -73,7 +73,7 @@ pub struct Stats {
     pub active: u64,
     /// In memory now: resident pages of the superblocks, and everything else that is held.
     pub resident: u64,
-    /// Held for neither weights, state, sketch nor free records: keys, links, utilities, directories, bookkeeping.
+    /// Held for neither weights, state, sketch nor free memory: keys, links, utilities, directories, bookkeeping.
     pub metadata: u64,
     /// Address space reserved and not committed.
     pub retained: u64,
@@ -81,6 +81,9 @@ pub struct Stats {
     pub free: u64,
     /// Waiting for their last reader.
     pub retired: u64,
+    /// Superblocks without any record whose memory the system did not take back when asked: what needs superblocks gets
+    /// these first. 0 unless pages are locked.
+    pub kept: u64,
     /// Live weights, those of shared rows included.
     pub weights: u64,
     /// Their optimizer state.
@@ -113,6 +116,7 @@ impl Inner {
         let optimizer = tables.iter().map(|table| table.optimizer).sum::<u64>() + shared_bytes - shared_weights;
         let (held, active) = (self.budget.held(), self.superblocks.committed_bytes());
         let (free, retired) = (self.slabs.free_bytes(), self.slabs.retired_bytes());
+        let kept = self.superblocks.kept_bytes();
         let sketch = self.sketch.as_ref().map_or(0, crate::sketch::Sketch::bytes);
         // What the system does not tell is counted as resident.
         let in_memory = self.superblocks.resident_bytes().unwrap_or(active);
@@ -123,10 +127,12 @@ impl Inner {
             allocated: self.live_bytes(&tables),
             active,
             resident: held - active.min(held) + in_memory,
-            metadata: held.saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting()),
+            metadata: held
+                .saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting() + kept),
             retained: self.superblocks.reserved_bytes() - active,
             free,
             retired: retired + self.budget.awaiting(),
+            kept,
             weights,
             optimizer,
             sketch,

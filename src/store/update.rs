@@ -5,6 +5,7 @@ use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
 use crate::chain::{Chains, Ordinals};
+use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::rowcopy;
@@ -188,6 +189,7 @@ impl RowStep<'_> {
             rowcopy::load(&chunk.payload[..payload.len()], payload);
             self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
             rowcopy::store(payload, &chunk.payload[..payload.len()]);
+            reach(Point::ChunkStepped);
             let chunk_squares = self.simd.sum_squares(grad);
             chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
             live.insert(ordinal as usize);
