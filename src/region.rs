@@ -83,6 +83,9 @@ impl Region {
 
     #[cfg(loom)]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        if SYSTEM_KEEPS.get() {
+            return Err(io::ErrorKind::Other.into());
+        }
         for word in self.superblock(index) {
             word.store(0, crate::sync::Ordering::Relaxed);
         }
@@ -117,6 +120,12 @@ pub(crate) fn page_bytes() -> usize {
 fn map(bytes: usize) -> io::Result<Memory> {
     let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
     Ok(memmap2::MmapRaw::from(map))
+}
+
+#[cfg(loom)]
+thread_local! {
+    /// Makes every decommit of a model fail.
+    pub(crate) static SYSTEM_KEEPS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 #[cfg(loom)]
