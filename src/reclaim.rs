@@ -33,10 +33,7 @@ impl Slabs {
 
     /// Bytes of free records in superblocks that are ours.
     pub(crate) fn free_bytes(&self) -> u64 {
-        self.slabs
-            .iter()
-            .map(|slab| slab.occupancy().map(|(_, free)| u64::from(free)).sum::<u64>() * slab.record_bytes())
-            .sum()
+        self.slabs.iter().map(|slab| slab.free_count() * slab.record_bytes()).sum()
     }
 
     /// Bytes of records that are retired and not yet free.

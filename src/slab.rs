@@ -95,6 +95,11 @@ impl Superblocks {
         u64::from(self.region.superblocks()) * self.region.superblock_bytes()
     }
 
+    /// Bytes of one superblock.
+    pub(crate) fn bytes_each(&self) -> u64 {
+        self.region.superblock_bytes()
+    }
+
     pub(crate) fn committed_bytes(&self) -> u64 {
         self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
     }
@@ -397,6 +402,11 @@ impl Slab {
     pub(crate) fn occupancy(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         let ours = (FIRST_SUPERBLOCK..self.superblocks.region.superblocks()).filter(|&index| self.owns(index));
         ours.map(|index| (index, self.free_in(index)))
+    }
+
+    /// Number of free slots, not counting those in magazines.
+    pub(crate) fn free_count(&self) -> u64 {
+        self.occupancy().map(|(_, free)| u64::from(free)).sum()
     }
 
     /// Slots of one superblock.

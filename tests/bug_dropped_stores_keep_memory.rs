@@ -1,4 +1,5 @@
 //! DeepRec #252: every restore of a model leaves memory in the allocator's caches. A dropped store leaves none here.
+#![cfg(target_os = "linux")]
 
 use dimslab::{Store, StoreConfig, TableConfig, TableId};
 

@@ -1,4 +1,5 @@
 //! DeepRec #413, #481: background threads that evict and compact burn a processor while there is nothing to do.
+#![cfg(target_os = "linux")]
 
 use dimslab::{FiitedConfig, Policy, Store, StoreConfig, TableConfig, TableId};
 use std::time::Duration;

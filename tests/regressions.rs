@@ -153,40 +153,35 @@ fn only_the_budget_has_to_be_chosen() {
     }
 }
 
-/// A store full of rows that nobody has used for long.
-fn long_idle() -> Store {
+/// torchrec #4756: rows past their time are evicted all at once, and quality falls; they ask for a floor.
+/// Catches: a round that takes rows for being old, or more than the policy's headroom asks for.
+#[test]
+fn a_round_takes_no_more_than_room_asks_for() {
     let policy = FiitedConfig { decay: Decay::PerStep(0.9), ..FiitedConfig::default() };
     let store = fiited(2 << 20, policy, TableConfig::new("t", 16).optimizer(SGD));
-    let mut next = 0;
+    let (mut next, mut full) = (0, store.stats());
+    // The step that refuses the first is also the first to make room.
     while store.stats().events.refused == 0 {
+        full = store.stats();
         let keys: Vec<u64> = (next..next + 200).collect();
         // What matters differs, so that a threshold can part them.
         train(&store, &keys, 16, |key| 0.01 + (key * 31 % 977) as f32);
         store.step().unwrap();
         next += 200;
     }
-    for _ in 0..300 {
-        store.step().unwrap();
-    }
-    store
-}
-
-/// torchrec #4756: rows past their time are evicted all at once, and quality falls; they ask for a floor.
-/// Catches: a round that takes rows for being old, or more than the policy's headroom asks for.
-#[test]
-fn a_round_takes_no_more_than_room_asks_for() {
-    let store = long_idle();
-    let before = store.stats();
+    // Now nobody uses any of them for long, with a round whenever one is due.
+    let rounds = (0..1500).filter(|_| store.step().unwrap().round.is_some()).count();
     store.prune().unwrap();
     let after = store.stats();
-    let headroom = (before.budget as f64 * f64::from(FiitedConfig::default().headroom)) as u64;
-    let taken = before.allocated - after.allocated;
-    assert!(taken <= 2 * headroom, "{taken} bytes of rows went for {headroom} of headroom");
+    let headroom = (full.budget as f64 * f64::from(FiitedConfig::default().headroom)) as u64;
+    let taken = full.allocated - after.allocated;
+    assert!(rounds > 1 && taken > headroom / 2, "{rounds} rounds took {taken} bytes of rows");
+    assert!(taken <= 2 * headroom, "{rounds} rounds took {taken} bytes of rows for {headroom} of headroom");
     for _ in 0..5 {
         let again = store.prune().unwrap();
         assert_eq!((again.evicted, again.shrunk), (0, 0), "there is room, and more went");
     }
-    assert!(after.rows * 10 > before.rows * 8, "{} rows of {}", after.rows, before.rows);
+    assert!(after.rows * 10 > full.rows * 8, "{} rows of {}", after.rows, full.rows);
     store.validate().unwrap();
 }
 
@@ -209,7 +204,7 @@ fn rows_are_evicted_in_training_though_some_tables_are_empty() {
         rounds += u32::from(store.step().unwrap().round.is_some());
     }
     let stats = store.stats();
-    assert!(rounds > 0 && stats.events.evicted > 1000, "{rounds} rounds, {:?}", stats.events);
+    assert!(rounds > 0 && stats.events.evicted > 100, "{rounds} rounds, {:?}", stats.events);
     assert!(stats.peak <= stats.budget && stats.tables[1].rows == 0);
     store.validate().unwrap();
 }
@@ -311,7 +306,8 @@ fn growth_never_hands_out_slots_beyond_the_rows() {
 }
 
 /// HierarchicalKV #242, #241: what is counted as evicted was not all evicted yet, and left holes.
-/// Catches: a counter that is raised before the row is gone, or one that does not agree at rest.
+/// Catches: a counter that runs ahead of the rows that go, or does not agree at rest. (That it is not raised within a
+/// removal, either, is held where threads are stopped in the middle of one: `src/store/progress`.)
 #[test]
 fn what_is_counted_as_evicted_is_gone() {
     let store = plain(4 << 20, TableConfig::new("t", 16).optimizer(SGD));

@@ -21,6 +21,7 @@ pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
 use crate::config::{Decay, Policy, StoreConfig, TableConfig};
+use crate::directory::Directory;
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
@@ -292,6 +293,24 @@ impl Store {
         Ok(self.inner.round())
     }
 
+    /// Takes the least important chunks until at most `held` bytes are held, gives the memory back to the system, and
+    /// returns when it is over; training goes on meanwhile. The budget stays as it is, so rows grow again when their
+    /// importance asks for it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPolicy`] under [`Policy::None`], which knows no importance; [`StoreError::HeldTooSmall`] if the
+    /// store holds more than that without a row. Nothing was taken then.
+    pub fn prune_to(&self, held: u64) -> Result<PruneReport, StoreError> {
+        if self.inner.sketch.is_none() {
+            return Err(StoreError::NoPolicy { what: "prune to a size" });
+        }
+        let least = self.inner.least_held();
+        if held < least {
+            return Err(StoreError::HeldTooSmall { asked: held, least });
+        }
+        Ok(self.inner.round_to(held))
+    }
+
     /// Figures of this moment. Walks the superblocks, not the rows.
     pub fn stats(&self) -> Stats {
         self.inner.stats()
@@ -386,6 +405,11 @@ impl Inner {
 
     fn table(&self, id: TableId) -> Result<&Table, StoreError> {
         self.tables.get(id.index()).ok_or(StoreError::UnknownTable { table: id, tables: self.tables.len() })
+    }
+
+    /// What is held without a row: everything fixed, and empty directories.
+    fn least_held(&self) -> u64 {
+        self.fixed_bytes + self.tables.len() as u64 * Directory::EMPTY_BYTES
     }
 
     fn live_rows(&self) -> u64 {

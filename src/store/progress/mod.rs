@@ -77,6 +77,7 @@ fn a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds() {
         let begin = Instant::now();
         with_one_stopped(point, |scope, scene, case, trap| {
             let claimed = scene.check_claims(case.claims);
+            scene.check_counts(case.script);
             let avoid = claimed.clone();
             let mut waiting: Vec<_> =
                 claimed.iter().flat_map(|&key| waits_for_row(scope, scene, rows(), key)).collect();
@@ -163,6 +164,20 @@ fn memory_behind_a_reader_that_stays_is_bounded_reported_and_comes_back() {
     });
 }
 
+/// With room to copy it, whoever removes a row puts a segment that another thread froze out of the way itself.
+#[test]
+fn a_removal_helps_a_frozen_segment_along() {
+    for point in [Point::WordFrozen, Point::SegmentFrozen, Point::SuccessorBuilt] {
+        with_one_stopped(point, |scope, scene, _, trap| {
+            let removal = scope.spawn(move || {
+                scene.keys.iter().for_each(|&key| assert!(scene.store.remove(rows(), key).unwrap()));
+            });
+            join_all(&format!("{point:?}: removal alone"), vec![removal]);
+            drop(trap);
+        });
+    }
+}
+
 /// The one place where removal waits (design, invariant 5): a frozen segment, and no room to copy it for the thread that
 /// froze it.
 #[test]
@@ -184,10 +199,14 @@ fn a_removal_waits_for_a_frozen_segment_only_when_the_budget_is_full_to_the_last
             let mut out = vec![0.0; scene.keys.len() * DIM];
             let reader = scope.spawn(move || scene.store.gather(rows(), &scene.keys, &mut out).unwrap());
             join_all("lookups", vec![reader]);
+            let until = Instant::now() + LIMIT;
+            while scene.store.stats().rows == scene.keys.len() as u64 {
+                assert!(Instant::now() < until, "{point:?}: no removal comes through");
+                sleep(Duration::from_millis(1));
+            }
             sleep(SHORT);
             let waiting = removals.iter().filter(|removal| !removal.is_finished()).count();
             assert!(waiting > 0 || point == Point::WordFrozen, "{point:?}: every removal came through");
-            assert!(scene.store.stats().rows < scene.keys.len() as u64, "{point:?}: none came through");
             drop(trap);
             assert_eq!(join_all("removals", removals).iter().sum::<u32>(), scene.keys.len() as u32);
             inner.budget.release(full);

@@ -97,6 +97,24 @@ fn a_panic_anywhere_reaches_its_thread_and_the_store_goes_on() {
     }
 }
 
+/// A listing holds nothing between two rows, so there is nothing to give back.
+#[test]
+fn a_panic_with_a_listing_open_leaves_nothing_pinned() {
+    let scene = &Scene::new(Kind::Sparse);
+    let struck = std::thread::scope(|scope| {
+        let lister = scope.spawn(move || {
+            let mut listing = scene.store.iter(rows()).unwrap();
+            assert!(listing.next().is_some());
+            std::panic::resume_unwind(Box::new("injected"));
+        });
+        lister.join().is_err()
+    });
+    assert!(struck && !scene.churn(3, true), "memory waits for a thread that has panicked");
+    scene.store.prune().unwrap();
+    scene.store.validate().unwrap();
+    assert_eq!(scene.store.stats().retired, 0);
+}
+
 /// Training must not go on for ever without pruning and nobody the wiser.
 #[test]
 fn a_panic_of_the_pruning_thread_is_told_by_every_step() {
