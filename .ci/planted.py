@@ -70,6 +70,9 @@ BUGS = [
     Bug("bug_off_by_one", "src/slab.rs",
         "(1 << rest) - 1", "(2 << rest) - 1",
         "test", "--lib slab::tests::every_slot_is_handed_out_once_and_comes_back"),
+    Bug("bug_kept_superblock_not_zeroed", "src/slab.rs",
+        "for word in self.region.superblock(index) {\n                word.store(0, Ordering::Relaxed);\n            }\n", "",
+        "loom", "slab_lends_no_slots_that_are_what_a_record_held_before"),
     # ===== The budget
     Bug("bug_bytes_released_too_early", "src/slab.rs",
         "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n"
