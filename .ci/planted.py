@@ -27,6 +27,8 @@ KINDS = {
     "test": ["cargo", "test", "--no-default-features"],
 }
 SECONDS = 300
+UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
+STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 
 BUGS = [
     # ===== The checker
@@ -68,9 +70,13 @@ BUGS = [
     Bug("bug_off_by_one", "src/slab.rs",
         "(1 << rest) - 1", "(2 << rest) - 1",
         "test", "--lib slab::tests::every_slot_is_handed_out_once_and_comes_back"),
+    Bug("bug_kept_superblock_not_zeroed", "src/slab.rs",
+        "for word in self.region.superblock(index) {\n                word.store(0, Ordering::Relaxed);\n            }\n", "",
+        "loom", "slab_lends_no_slots_that_are_what_a_record_held_before"),
     # ===== The budget
     Bug("bug_bytes_released_too_early", "src/slab.rs",
         "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n"
+        "        reach(Point::SuperblockVacant);\n"
         "        // Last, so that whoever gets the bytes finds a superblock for them.\n"
         "        self.budget.release_retired(self.region.superblock_bytes());\n",
         "        self.budget.release_retired(self.region.superblock_bytes());\n"
@@ -111,11 +117,20 @@ BUGS = [
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     # ===== Rows
     Bug("bug_no_grace_period", "src/reclaim.rs",
-        "guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
+        "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin", "src/loom_models/reclaim.rs",
         "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
+    Bug("bug_no_pin_to_read", "src/store/gather.rs",
+        "out: &mut [f32]) {\n        let guard = &self.reclaimer.pin();", f"out: &mut [f32]) {{\n        let guard = {UNPINNED};",
+        "test", STALLED),
+    Bug("bug_no_pin_to_train", "src/store/update.rs",
+        "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
+        "test", STALLED),
+    Bug("bug_no_pin_in_a_round", "src/store/round.rs",
+        "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
+        "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",
         "copy_words(&claim.record[KEY..], &record[KEY..]);\n        claim.record[0].store(0, Ordering::Release);",

@@ -273,6 +273,10 @@ pub struct FiitedConfig {
     pub headroom: f32,
     /// The part of the budget that goes to the sketch. Defaults to 1/32.
     pub sketch: f32,
+    /// The most of one processor's time that rounds beside training take, above 0 to 1. Where more rounds are asked for,
+    /// they wait, and take up to five times the headroom at once. Has no meaning in a deterministic store, whose rounds
+    /// are part of its steps. Defaults to 0.1.
+    pub round_share: f32,
 }
 
 impl Default for FiitedConfig {
@@ -284,6 +288,7 @@ impl Default for FiitedConfig {
             hysteresis: 0.2,
             headroom: 0.04,
             sketch: 1.0 / 32.0,
+            round_share: 0.1,
         }
     }
 }
@@ -311,7 +316,9 @@ impl FiitedConfig {
             "a finite number of at least 0",
         )?;
         within("the headroom", self.headroom, (0.005..=0.5).contains(&self.headroom), "0.005 to 0.5")?;
-        within("the sketch's part", self.sketch, (0.0001..=0.5).contains(&self.sketch), "0.0001 to 0.5")
+        within("the sketch's part", self.sketch, (0.0001..=0.5).contains(&self.sketch), "0.0001 to 0.5")?;
+        let share = self.round_share;
+        within("the rounds' share of a processor", share, (0.001..=1.0).contains(&share), "0.001 to 1")
     }
 }
 

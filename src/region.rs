@@ -91,6 +91,10 @@ impl Region {
 
     #[cfg(any(loom, shuttle))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        #[cfg(loom)]
+        if SYSTEM_KEEPS.get() {
+            return Err(io::ErrorKind::Other.into());
+        }
         for word in self.superblock(index) {
             word.store(0, crate::sync::Ordering::Relaxed);
         }
@@ -119,6 +123,17 @@ impl Region {
     }
 }
 
+/// Processor time that the calling thread has used.
+#[cfg(not(loom))]
+pub(crate) fn thread_time() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
+        return std::time::Duration::ZERO;
+    }
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// The system's page size in bytes.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) fn page_bytes() -> usize {
@@ -130,6 +145,12 @@ pub(crate) fn page_bytes() -> usize {
 fn map(bytes: usize) -> io::Result<Memory> {
     let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
     Ok(memmap2::MmapRaw::from(map))
+}
+
+#[cfg(loom)]
+thread_local! {
+    /// Makes every decommit of a model fail.
+    pub(crate) static SYSTEM_KEEPS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 #[cfg(any(loom, shuttle))]

@@ -153,8 +153,12 @@ impl Superblocks {
         self.owner[index as usize].store(0, Ordering::Relaxed);
         watch::given_back(self.region.superblock(index));
         if self.region.decommit(index).is_err() {
-            // The memory stays resident (locked pages do), so it stays counted. Whatever its words hold, nobody reads
-            // them before they are written; its bits are zero.
+            // The memory stays resident (locked pages do), so it stays counted. It has to read as zero all the same:
+            // where this slab has a record the next one may have free bits, and a late `offer` may lead a thread to them
+            // before `commit` has stored them.
+            for word in self.region.superblock(index) {
+                word.store(0, Ordering::Relaxed);
+            }
             self.committed.fetch_add(1, Ordering::Relaxed);
             self.budget.keep_retired(self.region.superblock_bytes());
             // Release: pairs with the Acquire in `take_lowest`.

@@ -74,6 +74,8 @@ pub(crate) struct FiitedSettings {
     headroom: f32,
     #[serde(serialize_with = "short")]
     sketch: f32,
+    #[serde(rename = "round-share", serialize_with = "short")]
+    round_share: f32,
 }
 
 impl From<FiitedSettings> for FiitedConfig {
@@ -85,6 +87,7 @@ impl From<FiitedSettings> for FiitedConfig {
             hysteresis: settings.hysteresis,
             headroom: settings.headroom,
             sketch: settings.sketch,
+            round_share: settings.round_share,
         }
     }
 }
@@ -99,6 +102,7 @@ impl Settings {
             hysteresis: self.hysteresis.unwrap_or(fiited.hysteresis),
             headroom: self.headroom.unwrap_or(fiited.headroom),
             sketch: self.sketch.unwrap_or(fiited.sketch),
+            round_share: self.round_share.unwrap_or(fiited.round_share),
         }
     }
 

@@ -101,6 +101,9 @@ pub(crate) struct Settings {
     /// fiited: part of the budget for the sketch of rows not admitted [default: 0.03125]
     #[arg(long, value_name = "X")]
     pub(crate) sketch: Option<f32>,
+    /// fiited: most of a processor's time that pruning rounds beside training take [default: 0.1]
+    #[arg(long, value_name = "X")]
+    pub(crate) round_share: Option<f32>,
     /// Update rule of the embeddings [default: adagrad]
     #[arg(long)]
     pub(crate) optimizer: Option<OptimizerName>,
@@ -175,7 +178,7 @@ macro_rules! prefer {
 impl Settings {
     /// These settings, with those of `file` where these say nothing.
     pub(crate) fn over(self, file: Settings) -> Settings {
-        prefer!(self, file: data, format, columns, dim, chunk, budget, policy, decay, period, warmup, hysteresis, headroom, sketch, optimizer, lr, fallback, init_bound,
+        prefer!(self, file: data, format, columns, dim, chunk, budget, policy, decay, period, warmup, hysteresis, headroom, sketch, round_share, optimizer, lr, fallback, init_bound,
             dense_optimizer, dense_lr, bottom, top, batch, threads, seed, holdout, rows, deterministic,
             skip_bad_lines, window, out)
     }

@@ -1,9 +1,9 @@
 //! Models of what threads do to each other, run by loom in every interleaving: `.ci/loom.sh`.
 //!
-//! Two threads, once three, superblocks of 64 bytes, buckets of two slots. Where nothing is reclaimed the guard is an unprotected
-//! one, because a real pin multiplies the interleavings. Models about reclamation pin for real; those that only need
-//! what they look at to stay, and not to be reclaimed meanwhile, pin both threads before the two run. Each model has the
-//! bound on preemptions with which it ends within seconds; `LOOM_MAX_PREEMPTIONS` can lower it.
+//! Two threads, once three, superblocks of 64 bytes, buckets of two slots. Where nothing is reclaimed the guard is an
+//! unprotected one, because a real pin multiplies the interleavings. Models about reclamation pin for real; those that
+//! only need what they look at to stay, and not to be reclaimed meanwhile, pin their threads before these run. Each
+//! model has the bound on preemptions with which it ends within seconds; `LOOM_MAX_PREEMPTIONS` can lower it.
 
 mod budget;
 mod directory;

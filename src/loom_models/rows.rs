@@ -137,9 +137,7 @@ impl Rows {
     }
 
     pub(super) fn retire_head(&self, head: ChunkIndex, guard: &Guard) {
-        let mut retired = Retired::default();
-        retired.push(HEADS, head);
-        retired.retire(&self.slabs, guard);
+        Retired::new(&self.slabs, guard).push(HEADS, head);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The slab and its superblocks.
 
 use super::*;
+use crate::region::SYSTEM_KEEPS;
 use crate::slab::{AllocError, Magazine, Slab, Superblocks};
 
 fn slab_of(record_words: usize, superblocks: u32) -> (Arc<Slab>, Arc<Superblocks>) {
@@ -250,5 +251,54 @@ fn slab_lends_the_second_word_of_a_superblock_after_its_decommit() {
         }
         let seen = thread.join().unwrap();
         assert!(!retired || matches!(seen, None | Some(0)), "lent before its memory had gone back");
+    });
+}
+
+#[test]
+fn slab_superblock_that_the_system_keeps_is_its_next_owners() {
+    explore("slab: give back in vain, commit", 3, || {
+        let (slab, pool) = slab_of(WHOLE, 1);
+        let other = Slab::new(1, WHOLE, pool);
+        slab.free(slab.alloc(&mut Magazine::default(), no_guard()).unwrap());
+        SYSTEM_KEEPS.set(true);
+        // Nobody looks at the superblock meanwhile, so it can go back at once.
+        let thread = spawn(move || assert!(slab.retire_superblock(1, no_guard())));
+        let had = other.alloc(&mut Magazine::default(), no_guard());
+        thread.join().unwrap();
+        SYSTEM_KEEPS.set(false);
+        assert_eq!(other.occupancy().count(), usize::from(had.is_ok()));
+    });
+}
+
+#[test]
+fn slab_lends_no_slots_that_are_what_a_record_held_before() {
+    explore("slab of two words: commit what the system kept, alloc by a late offer", 3, || {
+        let pool = Arc::new(Superblocks::new(1, TWO_WORDS, Arc::new(Budget::new(1 << 20))).unwrap());
+        let slab = Arc::new(Slab::new(0, 1, Arc::clone(&pool)));
+        // One record, where the other slab has its second word of bits.
+        let large = Slab::new(1, TWO_WORDS / 4 - 1, pool);
+        let mut magazine = Magazine::default();
+        let all: Vec<_> = (0..TWO_WORDS_SLOTS).map(|_| slab.alloc(&mut magazine, no_guard()).unwrap()).collect();
+        all.into_iter().for_each(|index| slab.free(index));
+        assert!(slab.retire_superblock(1, no_guard()));
+        slab.stop_evacuating(1);
+        let index = large.alloc(&mut Magazine::default(), no_guard()).unwrap();
+        large.record(index)[0].store(u32::MAX, Ordering::Relaxed);
+        large.free(index);
+        SYSTEM_KEEPS.set(true);
+        assert!(large.retire_superblock(1, no_guard()));
+        SYSTEM_KEEPS.set(false);
+        let theirs = Arc::clone(&slab);
+        let thread = spawn(move || {
+            let mut magazine = Magazine::default();
+            let lent = theirs.alloc_existing(&mut magazine, no_guard());
+            assert!(lent.is_none_or(|index| theirs.contains(index)));
+            theirs.flush(&mut magazine);
+            u32::from(lent.is_some())
+        });
+        slab.alloc(&mut magazine, no_guard()).unwrap();
+        slab.flush(&mut magazine);
+        let lent = thread.join().unwrap();
+        assert_eq!(drain(&slab) + lent + 1, TWO_WORDS_SLOTS);
     });
 }

@@ -118,6 +118,8 @@ struct Inner {
     threshold: AtomicU32,
     /// How many times more important than that a missing chunk must be to be grown.
     price: AtomicU32,
+    /// Times the policy's headroom that a round leaves free: more where rounds have to wait for one another.
+    breadth: AtomicU32,
     /// Growth was refused since the last round.
     pressure: AtomicBool,
     /// Deterministic mode: what waits for the end of the step.
@@ -139,6 +141,9 @@ const PRICE_RISE: f32 = 1.3;
 const PRICE_MAX: f32 = 16.0;
 /// Rounds in a period when growth always waits for one.
 const PRESSED_ROUNDS: f32 = 16.0;
+/// Factor of the room that a round leaves when it had to wait, and the most it can be.
+const BREADTH_STEP: f32 = 2.0;
+const BREADTH_MAX: f32 = 5.0;
 
 impl Store {
     /// Makes a store with the given tables; [`TableId`]s follow their order.
@@ -396,6 +401,7 @@ impl Inner {
             clock: Clock::new(decay),
             threshold: AtomicU32::new(0),
             price: AtomicU32::new(0),
+            breadth: AtomicU32::new(1f32.to_bits()),
             pressure: AtomicBool::new(false),
             pending: Mutex::new(Vec::new()),
             round: Mutex::new(RoundScratch::new()),
@@ -444,10 +450,25 @@ impl Inner {
         self.price.store(price.to_bits(), Ordering::Relaxed);
     }
 
+    /// A round came when it was asked for, or had to wait for the rest after the last one; then rounds take more at a
+    /// time, so that growth is refused less between them.
+    fn move_breadth(&self, waited: bool) {
+        let breadth = f32::from_bits(self.breadth.load(Ordering::Relaxed));
+        let breadth = if waited { breadth * BREADTH_STEP } else { breadth / BREADTH_STEP };
+        self.breadth.store(breadth.clamp(1.0, BREADTH_MAX).to_bits(), Ordering::Relaxed);
+    }
+
     fn headroom(&self) -> f32 {
         match &self.config.policy {
             Policy::None => 0.0,
             Policy::Fiited(policy) => policy.headroom,
+        }
+    }
+
+    fn round_share(&self) -> f32 {
+        match &self.config.policy {
+            Policy::None => 1.0,
+            Policy::Fiited(policy) => policy.round_share,
         }
     }
 

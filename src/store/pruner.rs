@@ -2,9 +2,11 @@
 
 use super::Inner;
 use crate::error::ConfigError;
+use crate::region::thread_time;
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
+use std::time::Instant;
 
 #[derive(Default)]
 struct Signal {
@@ -57,8 +59,24 @@ fn run(inner: &Inner, signal: &(Mutex<Signal>, Condvar)) {
         }
         state.wanted = false;
         drop(state);
+        let (begin, used) = (Instant::now(), thread_time());
         inner.round();
+        inner.move_breadth(rest(signal, begin + (thread_time() - used).div_f32(inner.round_share())));
     }
+}
+
+/// Waits until then, or until the store goes. Returns whether a round was asked for meanwhile.
+#[cfg(not(shuttle))]
+fn rest((state, changed): &(Mutex<Signal>, Condvar), until: Instant) -> bool {
+    let mut state = state.lock();
+    while !state.stop && !changed.wait_until(&mut state, until).timed_out() {}
+    state.wanted
+}
+
+/// In a model no time passes.
+#[cfg(shuttle)]
+fn rest(_: &(Mutex<Signal>, Condvar), _: Instant) -> bool {
+    false
 }
 
 impl Drop for Pruner {

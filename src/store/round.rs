@@ -138,7 +138,8 @@ impl Inner {
 
     /// Bytes of chunks that have to go so that the policy's headroom is free.
     fn wanted_bytes(&self) -> u64 {
-        let headroom = (self.budget.limit() as f64 * f64::from(self.headroom())) as u64;
+        let breadth = f32::from_bits(self.breadth.load(Ordering::Relaxed));
+        let headroom = (self.budget.limit() as f64 * f64::from(self.headroom() * breadth)) as u64;
         headroom.saturating_sub(self.free_bytes())
     }
 
