@@ -7,6 +7,7 @@ mod gather;
 mod grow;
 mod iter;
 mod plan;
+mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod progress;
 mod pruner;
@@ -28,7 +29,7 @@ use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
 use crate::sketch::Sketch;
 use crate::slab::{AllocError, Slab, Superblocks};
-use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Mutex};
 use clock::Clock;
 use grow::{Candidate, Growth};
 use plan::Plan;
@@ -135,15 +136,6 @@ pub struct Store {
     inner: Arc<Inner>,
     pruner: Option<Pruner>,
 }
-
-/// Factor of the price of a chunk at a round that growth waited for, and the most it can be.
-const PRICE_RISE: f32 = 1.3;
-const PRICE_MAX: f32 = 16.0;
-/// Rounds in a period when growth always waits for one.
-const PRESSED_ROUNDS: f32 = 16.0;
-/// Factor of the room that a round leaves when it had to wait, and the most it can be.
-const BREADTH_STEP: f32 = 2.0;
-const BREADTH_MAX: f32 = 5.0;
 
 impl Store {
     /// Makes a store with the given tables; [`TableId`]s follow their order.
@@ -420,66 +412,6 @@ impl Inner {
 
     fn live_rows(&self) -> u64 {
         self.tables.iter().map(Table::live_rows).sum()
-    }
-
-    fn threshold(&self) -> f32 {
-        f32::from_bits(self.threshold.load(Ordering::Relaxed))
-    }
-
-    fn set_threshold(&self, threshold: f32) {
-        self.threshold.store(threshold.to_bits(), Ordering::Relaxed);
-    }
-
-    /// The importance that earns a missing chunk; 0 while everything has room.
-    fn growth_threshold(&self) -> f32 {
-        match &self.config.policy {
-            Policy::None => 0.0,
-            Policy::Fiited(_) => self.threshold() * f32::from_bits(self.price.load(Ordering::Relaxed)),
-        }
-    }
-
-    /// The price of a chunk rises with every round that more was earned than there was room for, and falls with every
-    /// step, so that what is grown is what matters most and not what came first. Where more is always earned than there
-    /// is room for, the two meet at [`PRESSED_ROUNDS`] in a period.
-    fn move_price(&self, pressed: bool) {
-        let Policy::Fiited(policy) = &self.config.policy else { return };
-        let floor = 1.0 + policy.hysteresis;
-        let price = f32::from_bits(self.price.load(Ordering::Relaxed));
-        let factor = if pressed { PRICE_RISE } else { PRICE_RISE.powf(-PRESSED_ROUNDS / policy.period_steps as f32) };
-        let price = (price * factor).clamp(floor, floor.max(PRICE_MAX));
-        self.price.store(price.to_bits(), Ordering::Relaxed);
-    }
-
-    /// A round came when it was asked for, or had to wait for the rest after the last one; then rounds take more at a
-    /// time, so that growth is refused less between them.
-    fn move_breadth(&self, waited: bool) {
-        let breadth = f32::from_bits(self.breadth.load(Ordering::Relaxed));
-        let breadth = if waited { breadth * BREADTH_STEP } else { breadth / BREADTH_STEP };
-        self.breadth.store(breadth.clamp(1.0, BREADTH_MAX).to_bits(), Ordering::Relaxed);
-    }
-
-    fn headroom(&self) -> f32 {
-        match &self.config.policy {
-            Policy::None => 0.0,
-            Policy::Fiited(policy) => policy.headroom,
-        }
-    }
-
-    fn round_share(&self) -> f32 {
-        match &self.config.policy {
-            Policy::None => 1.0,
-            Policy::Fiited(policy) => policy.round_share,
-        }
-    }
-
-    /// Whether the policy asks for a round after this step: by its period, or sooner because growth was refused.
-    fn round_is_due(&self) -> bool {
-        let Policy::Fiited(policy) = &self.config.policy else { return false };
-        let since = self.clock.since_round();
-        let aged = since >= policy.period_steps || self.clock.is_old();
-        let regular = aged && self.clock.steps() >= policy.warmup_steps;
-        let pressed = self.pressure.load(Ordering::Relaxed) && since >= (policy.period_steps / 64).max(1);
-        regular || pressed
     }
 
     /// Deterministic mode: grows what earned it in this step, whatever the order in which threads reported it.
