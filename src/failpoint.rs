@@ -111,6 +111,8 @@ points! {
     UnitsChanged,
     /// One more row was measured.
     RowMeasured,
+    /// All rows were measured, and the threshold is found.
+    CutBegins,
     /// One more row was cut.
     RowCut,
     /// Superblocks are marked to be emptied.
@@ -124,9 +126,13 @@ points! {
 }
 
 /// Says that a point is reached.
-#[cfg(any(not(test), loom))]
+#[cfg(any(not(any(test, fuzzing)), loom))]
 #[inline(always)]
 pub(crate) fn reach(_point: Point) {}
+
+/// Says that a point is reached, where a fuzz case may let other simulated threads run.
+#[cfg(all(fuzzing, not(any(test, loom))))]
+pub(crate) use crate::interleave::reach;
 
 /// Says that a system call comes next, and fails in its place if a test wants it to.
 #[cfg(any(not(test), loom))]

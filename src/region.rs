@@ -18,9 +18,10 @@ pub(crate) struct Region {
     superblocks: u32,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, fuzzing)))]
 type Memory = memmap2::MmapRaw;
-#[cfg(loom)]
+// A fuzz case makes a store for a few dozen operations: mapping memory would take longer than those.
+#[cfg(any(loom, fuzzing))]
 type Memory = Box<[AtomicU32]>;
 
 impl Region {
@@ -55,7 +56,7 @@ impl Region {
         &self.words()[start..start + len]
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, fuzzing)))]
     #[inline]
     fn words(&self) -> &[AtomicU32] {
         let words = self.superblocks as usize * self.superblock_words;
@@ -64,7 +65,7 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), words) }
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, fuzzing))]
     fn words(&self) -> &[AtomicU32] {
         &self.memory
     }
@@ -72,7 +73,7 @@ impl Region {
     /// Gives a superblock's memory back to the system; its words read as zero from then on.
     ///
     /// The caller owns every chunk of the superblock and no thread can still hold one of them.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, fuzzing)))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
         fault(Point::Decommit)?;
         let bytes = self.superblock_words * 4;
@@ -81,16 +82,23 @@ impl Region {
         unsafe { self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, index as usize * bytes, bytes) }
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, fuzzing))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        fault(Point::Decommit)?;
         for word in self.superblock(index) {
             word.store(0, crate::sync::Ordering::Relaxed);
         }
         Ok(())
     }
 
+    #[cfg(fuzzing)]
+    pub(crate) fn resident_bytes(&self, _index: u32) -> io::Result<u64> {
+        fault(Point::Residency)?;
+        Ok(self.superblock_bytes())
+    }
+
     /// Bytes of superblock `index` that are in memory now, as the system counts them.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, fuzzing)))]
     pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
         fault(Point::Residency)?;
         let page = page_bytes();
@@ -107,24 +115,24 @@ impl Region {
 }
 
 /// The system's page size in bytes.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, fuzzing)))]
 pub(crate) fn page_bytes() -> usize {
     // SAFETY: `sysconf` has no preconditions.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, fuzzing)))]
 fn map(bytes: usize) -> io::Result<Memory> {
     let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
     Ok(memmap2::MmapRaw::from(map))
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, fuzzing))]
 fn map(bytes: usize) -> io::Result<Memory> {
     Ok((0..bytes / 4).map(|_| AtomicU32::new(0)).collect())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, fuzzing))))]
 mod tests {
     use super::*;
     use crate::sync::Ordering;

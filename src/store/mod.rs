@@ -2,6 +2,8 @@
 
 mod check;
 mod clock;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gather;
 mod grow;
 mod iter;

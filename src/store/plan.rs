@@ -9,7 +9,11 @@ use crate::sketch::Sketch;
 use crate::slab::Superblocks;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
+#[cfg(not(fuzzing))]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+/// So small that a handful of rows fills one.
+#[cfg(fuzzing)]
+const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=2 << 20;
 
 /// Sizes that follow from the configuration.
 pub(super) struct Plan {

@@ -63,6 +63,9 @@ impl Inner {
             self.tables.iter().for_each(|table| self.measure(table, &mut scratch.chunks));
             let threshold = scratch.chunks.threshold(wanted);
             let cut = Cut { surely: threshold / 1.3, threshold, quota: wanted };
+            #[cfg(fuzzing)]
+            super::fuzzing::QUOTA.set(wanted);
+            reach(Point::CutBegins);
             self.cut(cut, scratch.rounds, &mut report);
             self.set_threshold(threshold.min(f32::MAX));
             report.threshold = threshold;

@@ -77,6 +77,7 @@ pub(super) fn case(point: Point) -> Case {
         RoundBegun | EvacuationBegun | Compacted | RoundEnding => (Kind::Sparse, Round, 0),
         UnitsChanged | RowEvacuated => (Kind::Sparse, Round, 100),
         RowMeasured | RowCut => (Kind::Full, Round, 300),
+        CutBegins => (Kind::Full, Round, 0),
         TailCopied | HeadCopied | HeadPublished => (Kind::Sparse, Round, 3),
         SuperblockHalfRetired => (Kind::Sparse, Round, 5),
         SuperblockRetired | Decommit | Decommitted | SuperblockVacant => (Kind::Sparse, Round, 1),
@@ -95,7 +96,8 @@ pub(super) fn case(point: Point) -> Case {
         SharedRowStepped => Claims::Shared,
         _ => Claims::None,
     };
-    let pinned = !matches!(point, Reserve | Residency | RoundBegun | EvacuationBegun | Compacted | RoundEnding);
+    let pinned =
+        !matches!(point, Reserve | Residency | RoundBegun | CutBegins | EvacuationBegun | Compacted | RoundEnding);
     let freezes = matches!(point, WordFrozen | SegmentFrozen | SuccessorBuilt);
     Case { kind, script, skip, claims, pinned, freezes }
 }
