@@ -4,7 +4,7 @@
 #![no_main]
 
 use dimslab_fuzz::Bytes;
-use dimslab_fuzz::world::{KEYS, World, store};
+use dimslab_fuzz::world::{World, store};
 use libfuzzer_sys::fuzz_target;
 
 const OPERATIONS: u32 = 24;
@@ -14,8 +14,7 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
         0..=17 => world.apply(thread, false),
         18..=25 => world.step(thread),
         26..=35 => world.prune(thread),
-        36..=41 => world.remove(thread, world.table(), world.bytes.below(KEYS)),
-        42..=46 => world.remove_run(thread),
+        36..=46 => world.remove(thread, choice > 40),
         47..=50 => world.toggle_pin(thread),
         51 | 52 => world.read_located(thread),
         53..=55 => world.toggle_claim(thread),

@@ -3,7 +3,7 @@
 #![no_main]
 
 use dimslab_fuzz::Bytes;
-use dimslab_fuzz::world::{KEYS, World, store};
+use dimslab_fuzz::world::{World, store};
 use libfuzzer_sys::fuzz_target;
 
 const OPERATIONS: u32 = 24;
@@ -13,7 +13,7 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
         0..=15 => world.apply(thread, choice == 0),
         16..=21 => world.gather(thread),
         22 => world.gather_pooled(thread),
-        23..=28 => world.remove(thread, world.table(), world.bytes.below(KEYS)),
+        23..=28 => world.remove(thread, choice > 26),
         29..=34 => world.step(thread),
         35..=37 => world.prune(thread),
         38..=42 => world.list(thread),

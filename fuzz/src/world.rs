@@ -56,8 +56,19 @@ struct May {
     grow: bool,
     /// Take chunks and rows.
     prune: bool,
-    /// Take chunks, or all, of this table's row.
-    take: Option<(usize, usize)>,
+    /// Take chunks, or all, of these rows: a table, and a bit for each key.
+    take: (usize, u64),
+}
+
+impl May {
+    fn take(table: usize, number: usize) -> May {
+        May { take: (table, 1 << number), ..May::default() }
+    }
+
+    /// Whether chunks of a row may go.
+    fn shrink(self, table: usize, number: usize) -> bool {
+        self.prune || self.take.0 == table && self.take.1 >> number & 1 == 1
+    }
 }
 
 /// The gradients of the call that runs: by key, and whether the row was seen to be trained.
@@ -318,7 +329,7 @@ impl<'s> World<'s> {
             if claimed > 0 && self.seam.is_claimed(table, key(number)) {
                 continue;
             }
-            assert!(may.prune || may.take == Some((table, number)), "key {} of table {table} is lost", key(number));
+            assert!(may.shrink(table, number), "key {} of table {table} is lost", key(number));
             self.remember(table, number, known.rows[number]);
             known.rows[number] = NO_ROW;
             known.went[number] += 1;
@@ -333,12 +344,13 @@ impl<'s> World<'s> {
     fn compare(&self, table: usize, number: usize, row: &RowView<'_>) {
         let may = self.may.get();
         let known = &mut self.tables.borrow_mut()[table];
-        let before = known.rows[number];
-        let mut now = Known { live: row.live, values: [0.0; DIM_MAX] };
-        now.values[..known.dim].copy_from_slice(row.values);
-        if now == before {
+        let before = &known.rows[number];
+        if row.live == before.live && row.values == &before.values[..known.dim] {
             return;
         }
+        let mut now = Known { live: row.live, values: [0.0; DIM_MAX] };
+        now.values[..known.dim].copy_from_slice(row.values);
+        let before = *before;
         let mut expected = before;
         let mut training = self.training.borrow_mut();
         let mine = training.as_mut().filter(|training| training.table == table);
@@ -362,8 +374,7 @@ impl<'s> World<'s> {
             }
         }
         assert!(may.grow || now.live & !before.live == 0, "key {} grew", row.key);
-        let may_shrink = may.prune || may.take == Some((table, number));
-        assert!(may_shrink || before.live & !now.live == 0, "key {} shrank", row.key);
+        assert!(may.shrink(table, number) || before.live & !now.live == 0, "key {} shrank", row.key);
         assert!(now.live >> known.dim.div_ceil(known.chunk) == 0 && now.live != 0);
         self.remember(table, number, before);
         known.rows[number] = now;
@@ -518,24 +529,40 @@ impl<'s> World<'s> {
         like(&self.row(table, number)) || before.any(|entry| like(&entry.2))
     }
 
-    pub fn remove(&self, thread: usize, table: usize, number: usize) {
-        if self.is_claimed(table, number) || !self.may_take(ROOM_TO_REMOVE) {
-            return;
-        }
-        let (live, went) = (self.row(table, number).live != 0, self.went(table, number));
-        self.may.set(May { take: Some((table, number)), ..May::default() });
-        let there = self.act(thread, || self.store.remove(TableId::new(table), key(number)));
-        let there = there.expect("the table is there");
-        self.take_stock();
-        self.may.set(May::default());
-        let gone = went != self.went(table, number);
-        assert!(if there { gone } else { gone || !live }, "key {}: removed: {there}", key(number));
+    /// Removes one row, or a run of them.
+    pub fn remove(&self, thread: usize, run: bool) {
+        let table = self.table();
+        let mut keys = self.keys(table);
+        keys.truncate(if run { usize::MAX } else { 1 });
+        self.remove_keys(thread, table, &keys);
     }
 
-    pub fn remove_run(&self, thread: usize) {
-        let table = self.table();
-        for number in self.keys(table) {
-            self.remove(thread, table, number);
+    fn remove_keys(&self, thread: usize, table: usize, keys: &[usize]) {
+        if !self.may_take(ROOM_TO_REMOVE) {
+            return;
+        }
+        let known = |number: &usize| (self.row(table, *number).live != 0, self.went(table, *number));
+        let before: Vec<_> = keys.iter().map(known).collect();
+        let bits = keys.iter().fold(0, |bits, &number| bits | 1 << number);
+        let interruptions = self.interruptions.get();
+        self.may.set(May { take: (table, bits), ..May::default() });
+        let id = TableId::new(table);
+        let there: Vec<bool> = self.act(thread, || {
+            // Somebody may have frozen a segment meanwhile, or claimed a row.
+            let removed = keys.iter().map(|&number| {
+                let alone = interruptions == self.interruptions.get();
+                let may = alone || self.may_take(ROOM_TO_REMOVE) && !self.is_claimed(table, number);
+                may.then(|| self.store.remove(id, key(number)).expect("the table is there"))
+            });
+            removed.map(|removed| removed.unwrap_or(false)).collect()
+        });
+        self.take_stock();
+        let alone = interruptions == self.interruptions.get();
+        for ((&number, &there), (live, went)) in keys.iter().zip(&there).zip(before) {
+            let gone = went != self.went(table, number);
+            assert!(!there || gone, "key {} was removed and is still there", key(number));
+            // A key may be asked for twice.
+            assert!(!alone || gone == live, "key {}: there {live}, removed {there}", key(number));
         }
     }
 
@@ -734,7 +761,7 @@ impl<'s> World<'s> {
                 tables.rows[number].add(dim, chunk, |_| delta);
             }
             _ => {
-                self.may.set(May { take: Some((table, number)), ..May::default() });
+                self.may.set(May::take(table, number));
                 row.shrink(u32::from(how >> 2));
             }
         });
@@ -826,9 +853,8 @@ impl<'s> World<'s> {
     /// Removes every row and lets go of every pin: all superblocks go back, and nothing waits.
     pub fn drain(&self) {
         for table in 0..self.table_count {
-            for number in (0..KEYS).filter(|&number| self.row(table, number).live != 0) {
-                self.remove(0, table, number);
-            }
+            let there: Vec<usize> = (0..KEYS).filter(|&number| self.row(table, number).live != 0).collect();
+            self.remove_keys(0, table, &there);
         }
         self.pins.take();
         self.in_round.set(false);

@@ -194,7 +194,7 @@ impl<'s> Seam<'s> {
                 claimed += 1;
                 continue;
             }
-            let (mut values, mut utilities) = ([0f32; 64], [0f32; CHUNKS_MAX]);
+            let (mut values, mut utilities) = ([0f32; 32], [0f32; CHUNKS_MAX]);
             let values = &mut values[..table.layout.dim];
             let Ok(live) = chains.read(head, values, |out| out.fill(0.0)) else { continue };
             let mut first = 0;
@@ -212,7 +212,7 @@ impl<'s> Seam<'s> {
 
 /// The heads of a table in the order in which a round that begins at a tag comes to them.
 fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<ChunkIndex> {
-    let mut heads = Vec::new();
+    let mut heads = Vec::with_capacity(64);
     let (mut at, mut wrapped) = (from, false);
     loop {
         match table.directory.walk(at, guard, |_, head| heads.push(head)) {
