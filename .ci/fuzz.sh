@@ -4,7 +4,7 @@
 #
 # Each run begins with the inputs in fuzz/corpus and fuzz/found, adds to fuzz/found, and is a line of
 # fuzz/executions.log (or $FUZZ_LOG): date, revision, target, executions, seconds, crashes. The sums by target are of all
-# lines. A revision that is not what was built has a + behind it.
+# lines. A revision with a + behind it had changes.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 
@@ -22,9 +22,6 @@ flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module
 -Cllvm-args=-sanitizer-coverage-pc-table"
 base=${FUZZ_TARGET_DIR:-target}
 log=${FUZZ_LOG:-executions.log}
-revision=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-git diff --quiet HEAD -- ../src ../Cargo.toml . 2>/dev/null || revision+=+
-
 is_reader() { [ "$1" = csv_reader ] || [ "$1" = criteo_reader ] || [ "$1" = input_archive ]; }
 
 engine=() readers=()
@@ -41,12 +38,15 @@ if [ ${#readers[@]} -gt 0 ]; then
         cargo build --release --target "$host" "${readers[@]}"
 fi
 
+revision=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+git diff --quiet HEAD -- ../src ../Cargo.toml . 2>/dev/null || revision+=+
+
 failed=0
 for target in "${targets[@]}"; do
     if is_reader "$target"; then
         binary=$base/readers/$host/release/$target options=()
     else
-        binary=$base/engine/$host/release/$target options=(-max_len=96 -entropic=0)
+        binary=$base/engine/$host/release/$target options=(-max_len=64 -entropic=0)
     fi
     mkdir -p "corpus/$target" "found/$target" "artifacts/$target"
     echo "fuzzing $target for $seconds s"

@@ -29,6 +29,8 @@ points! {
     /// About to ask which pages are in memory.
     Residency,
     // ===== Slab
+    /// A word of a superblock that lends was seen to have free bits; it is about to be taken.
+    SlotsSeen,
     /// A word of free bits is in this thread's hands only.
     SlotsTaken,
     /// A superblock is not on offer, and will be looked at once more.

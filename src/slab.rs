@@ -284,6 +284,7 @@ impl Slab {
             if bits.load(Ordering::Relaxed) == 0 {
                 continue;
             }
+            reach(Point::SlotsSeen);
             // Acquire: pairs with the Release in `free`, so the last owner's use of the records is over.
             let taken = bits.swap(0, Ordering::Acquire);
             if taken != 0 {

@@ -7,7 +7,7 @@ use dimslab_fuzz::Bytes;
 use dimslab_fuzz::world::{World, store};
 use libfuzzer_sys::fuzz_target;
 
-const OPERATIONS: u32 = 24;
+const OPERATIONS: u32 = 16;
 
 fn operation(world: &World<'_>, thread: usize, choice: u8) {
     match choice {

@@ -390,6 +390,8 @@ impl<'s> World<'s> {
         }
         for pin in self.pins.borrow().iter().flatten() {
             assert!(pin.rows.iter().all(|(row, ..)| self.seam.in_place(row)), "a record went under a pin");
+            let dead = |row| self.look(|| self.seam.dead_if_gone(row, &pin.pinned));
+            assert!(!self.schedule.quiet() || pin.rows.iter().all(|(row, ..)| dead(row)), "a row is live where it was");
         }
     }
 
@@ -711,7 +713,6 @@ impl<'s> World<'s> {
             let pins = self.pins.borrow();
             let Some(pin) = &pins[thread] else { return };
             for (located, table, number, went, rounds) in &pin.rows {
-                let _ = &pin.pinned;
                 let dim = self.dim(*table);
                 if self.seam.located_is_claimed(located) {
                     continue;
@@ -862,7 +863,6 @@ impl<'s> World<'s> {
         let figures = self.seam.figures();
         assert_eq!((figures.committed, figures.retired, figures.awaiting), (0, 0, 0));
         assert_eq!(figures.held, figures.fixed + figures.directories);
-        self.validate();
     }
 }
 

@@ -156,6 +156,13 @@ impl<'s> Seam<'s> {
         tails_stay && !chains.heads.is_free(located.head) && chains.key(located.head) == located.key
     }
 
+    /// Whether a row that went is dead where it was: only the head that its key leads to may be live.
+    pub fn dead_if_gone(self, located: &Located, pinned: &PinnedThread) -> bool {
+        let (table, chains) = self.parts(located.table);
+        let now = table.find(&chains, located.key, table.hash(located.key), &pinned.0);
+        now == Some(located.head) || !sequence::is_live(chains.heads.record(located.head))
+    }
+
     /// Reads through an index found before, as a reader does that was stopped since. Returns the live chunks, or `None`
     /// if the row has gone from there. Must not be claimed.
     pub fn read(self, located: &Located, out: &mut [f32]) -> Option<u32> {

@@ -62,7 +62,7 @@ pub(super) fn case(point: Point) -> Case {
         RowHalfRead => (Kind::Sparse, Read, 5),
         Claimed | ChunkStepped => (Kind::Sparse, Update, 6),
         SharedRowStepped => (Kind::Sparse, Shared, 1),
-        SlotsTaken | SlotsPutBack | RowWritten | RowEntered | ChunkGrown => (Kind::Sparse, Insert, 2),
+        SlotsSeen | SlotsTaken | SlotsPutBack | RowWritten | RowEntered | ChunkGrown => (Kind::Sparse, Insert, 2),
         Withdrawn | SuperblockReserved | SuperblockTaken | SuperblockAcquired => (Kind::Full, Insert, 0),
         SuperblockHalfCommitted => (Kind::Full, Insert, 2),
         SuccessorReserved | SegmentFrozen | SuccessorBuilt | SegmentReplaced | SegmentUnlinked => {
@@ -85,7 +85,8 @@ pub(super) fn case(point: Point) -> Case {
     let claims = match point {
         Claimed | ChunkStepped | ChunkGrown | ChunkTaken | TailCopied | HeadCopied | UnitsChanged => Claims::One,
         // Growth takes its records under the row's claim; a round's look at a row may end with a claim or without.
-        SlotsTaken
+        SlotsSeen
+        | SlotsTaken
         | Withdrawn
         | SlotsPutBack
         | SuperblockReserved
