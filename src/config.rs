@@ -322,15 +322,25 @@ pub struct StoreConfig {
     pub(crate) policy: Policy,
     pub(crate) seed: u64,
     pub(crate) deterministic: bool,
+    pub(crate) resident_target: f64,
 }
 
 impl StoreConfig {
+    /// The target for resident over live bytes unless [`resident_target`](Self::resident_target) says otherwise.
+    pub const DEFAULT_RESIDENT_TARGET: f64 = 1.05;
+
     /// A store that never holds more than `budget` bytes: slab, directories, sketch, optimizer state, metadata of every
     /// kind, and memory that waits for its last reader. Scratch space of a running call, in proportion to its batch, is
     /// not part of it.
     #[must_use]
     pub fn new(budget: u64) -> Self {
-        StoreConfig { budget, policy: Policy::Fiited(FiitedConfig::default()), seed: 0, deterministic: false }
+        StoreConfig {
+            budget,
+            policy: Policy::Fiited(FiitedConfig::default()),
+            seed: 0,
+            deterministic: false,
+            resident_target: Self::DEFAULT_RESIDENT_TARGET,
+        }
     }
 
     /// Which rows and chunks the budget goes to. Defaults to [`Policy::Fiited`] with its defaults.
@@ -357,7 +367,24 @@ impl StoreConfig {
         self
     }
 
+    /// How many bytes of records may stay in memory for each live one, 1.01 to 100. A round moves the chunks of the
+    /// emptiest superblocks elsewhere while more than that is free, and gives the superblocks back to other record sizes
+    /// or to the system; one superblock of each record size may be partly free all the same. Lower gives back more and
+    /// moves more. Defaults to [`DEFAULT_RESIDENT_TARGET`](Self::DEFAULT_RESIDENT_TARGET).
+    #[must_use]
+    pub fn resident_target(mut self, ratio: f64) -> Self {
+        self.resident_target = ratio;
+        self
+    }
+
     pub(crate) fn check(&self, tables: &[TableConfig]) -> Result<(), ConfigError> {
+        if !(1.01..=100.0).contains(&self.resident_target) {
+            return Err(ConfigError::Setting {
+                what: "the target for resident over live bytes",
+                found: self.resident_target.to_string(),
+                expected: "a number from 1.01 to 100",
+            });
+        }
         if tables.is_empty() {
             return Err(ConfigError::NoTables);
         }

@@ -143,6 +143,24 @@ pub enum StoreError {
         /// How many rows or chunks were refused.
         refused: u64,
     },
+    /// The pruning thread has panicked, a defect of this crate; what it said is on standard error. The store can still be
+    /// used, but what it holds grows old unless [`Store::prune`](crate::Store::prune) is called.
+    #[error("the pruning thread has panicked: nothing is pruned any more; save what you need, then make a new store")]
+    PrunerEnded,
+    /// A call that needs to know what rows are worth, on a store without a policy.
+    #[error("cannot {what}: the store was made with Policy::None and knows no importance; make it with Policy::Fiited")]
+    NoPolicy {
+        /// What was asked.
+        what: &'static str,
+    },
+    /// A size that the store exceeds without a single row.
+    #[error("cannot prune to {asked} bytes: the store holds {least} bytes without a row; ask for more")]
+    HeldTooSmall {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes of a store without rows.
+        least: u64,
+    },
     /// A setting that is out of its range.
     #[error("table `{table}`: {what} is {found}, expected {expected}")]
     Setting {

@@ -194,7 +194,7 @@ mod armed {
     /// A thread that is armed, until this is dropped.
     pub(crate) struct Trap(Arc<Armed>);
 
-    /// Arms a thread for the time after next that it reaches a point, with `skip` times before that.
+    /// Arms a thread: it passes the point `skip` times, and is caught the next time.
     pub(crate) fn arm(thread: ThreadId, point: Point, skip: u32, action: Action) -> Trap {
         let state = Mutex::new(State { left: skip, ..State::default() });
         let armed = Arc::new(Armed { thread, point, action, state, changed: Condvar::new() });

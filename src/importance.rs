@@ -39,17 +39,26 @@ impl Histogram {
         self.bins[bin(importance)] += bytes;
     }
 
-    /// The importance below which at least `wanted` lies, or everything.
-    pub(crate) fn threshold(&self, wanted: u64) -> f32 {
+    /// What to take so that `wanted` bytes go, or everything.
+    pub(crate) fn cut(&self, wanted: u64) -> Cut {
         let mut below = 0;
         for (position, &amount) in self.bins.iter().enumerate() {
-            if below >= wanted {
-                return lower_edge(position);
+            if below + amount >= wanted {
+                let threshold = if position + 1 < BINS { lower_edge(position + 1) } else { f32::INFINITY };
+                return Cut { surely: lower_edge(position), threshold, quota: wanted - below };
             }
             below += amount;
         }
-        f32::INFINITY
+        Cut { surely: f32::INFINITY, threshold: f32::INFINITY, quota: 0 }
     }
+}
+
+/// Which chunks go: all below `surely`, and of those from there to `threshold` as many as make `quota` bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Cut {
+    pub(crate) surely: f32,
+    pub(crate) threshold: f32,
+    pub(crate) quota: u64,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -59,17 +68,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn threshold_leaves_enough_and_not_much_more(mut values in proptest::collection::vec(1e-6f32..1e6, 1..300), part in 0.0f64..1.0) {
+        fn a_cut_takes_what_is_wanted_from_below(mut values in proptest::collection::vec(1e-6f32..1e6, 1..300), part in 0.0f64..1.0) {
             let mut histogram = Histogram::new();
             values.iter().for_each(|&value| histogram.add(value, 1));
             let wanted = (values.len() as f64 * part) as u64;
-            let threshold = histogram.threshold(wanted);
-            let below = values.iter().filter(|&&value| value < threshold).count() as u64;
-            prop_assert!(below >= wanted);
+            let cut = histogram.cut(wanted);
+            let surely = values.iter().filter(|&&value| value < cut.surely).count() as u64;
+            let within = values.iter().filter(|&&value| (cut.surely..cut.threshold).contains(&value)).count() as u64;
+            prop_assert_eq!(surely + cut.quota, wanted);
+            prop_assert!(cut.quota <= within);
             values.sort_unstable_by(f32::total_cmp);
             if wanted > 0 {
-                prop_assert!(threshold <= values[wanted as usize - 1] * 1.26);
+                // The bins are four to a power of two.
+                prop_assert!(cut.threshold <= values[wanted as usize - 1] * 1.26);
             }
+        }
+
+        #[test]
+        fn a_cut_of_more_than_there_is_takes_everything(values in proptest::collection::vec(1e-6f32..1e6, 0..30)) {
+            let mut histogram = Histogram::new();
+            values.iter().for_each(|&value| histogram.add(value, 1));
+            let cut = histogram.cut(values.len() as u64 + 1);
+            prop_assert_eq!(cut, Cut { surely: f32::INFINITY, threshold: f32::INFINITY, quota: 0 });
         }
     }
 }

@@ -97,7 +97,9 @@ pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepRep
 pub mod fuzzing {
     pub use crate::directory::fuzzing::{Inserted, Pinned, Remains, Tree, Verdict};
     pub use crate::interleave::{Place, interruptible};
-    pub use crate::store::fuzzing::{CHUNKS_MAX, Figures, HeldRow, Located, PinnedThread, RowView, Seam, Simulated};
+    pub use crate::store::fuzzing::{
+        BegunCut, CHUNKS_MAX, Figures, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
+    };
 }
 
 /// The README's program, compiled and run with the documentation's tests.

@@ -2,7 +2,7 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::slab::Slab;
+use crate::slab::{AllocError, Magazine, Slab};
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
@@ -22,16 +22,18 @@ impl Slabs {
         &self.slabs[number]
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn get_mut(&mut self, number: usize) -> &mut Slab {
+        &mut self.slabs[number]
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slab> {
         self.slabs.iter()
     }
 
     /// Bytes of free records in superblocks that are ours.
     pub(crate) fn free_bytes(&self) -> u64 {
-        self.slabs
-            .iter()
-            .map(|slab| slab.occupancy().map(|(_, free)| u64::from(free)).sum::<u64>() * slab.record_bytes())
-            .sum()
+        self.slabs.iter().map(|slab| slab.free_count() * slab.record_bytes()).sum()
     }
 
     /// Bytes of records that are retired and not yet free.
@@ -40,24 +42,57 @@ impl Slabs {
     }
 }
 
-/// Records that one call took out of chains. Dropping it without [`retire`](Self::retire) would leak them.
-#[derive(Default)]
-#[must_use]
-pub(crate) struct Retired {
+/// One call's magazines, one a slab. What is left in them goes back when this is dropped, by a panic too.
+pub(crate) struct Magazines<'s> {
+    slabs: &'s Slabs,
+    each: Vec<Magazine>,
+}
+
+impl<'s> Magazines<'s> {
+    pub(crate) fn new(slabs: &'s Slabs) -> Magazines<'s> {
+        Magazines { slabs, each: slabs.iter().map(|_| Magazine::default()).collect() }
+    }
+
+    pub(crate) fn alloc(&mut self, slab: usize, guard: &Guard) -> Result<ChunkIndex, AllocError> {
+        self.slabs.get(slab).alloc(&mut self.each[slab], guard)
+    }
+
+    pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {
+        self.slabs.get(slab).alloc_existing(&mut self.each[slab], guard)
+    }
+}
+
+impl Drop for Magazines<'_> {
+    fn drop(&mut self) {
+        self.slabs.iter().zip(&mut self.each).for_each(|(slab, magazine)| slab.flush(magazine));
+    }
+}
+
+/// Records that one call took out of chains. When this is dropped, by a panic too, they are retired: free once nobody
+/// who is pinned then can still hold one of them.
+pub(crate) struct Retired<'a> {
+    slabs: &'a Arc<Slabs>,
+    guard: &'a Guard,
     chunks: Vec<(u32, ChunkIndex)>,
 }
 
-impl Retired {
+impl<'a> Retired<'a> {
+    pub(crate) fn new(slabs: &'a Arc<Slabs>, guard: &'a Guard) -> Retired<'a> {
+        Retired { slabs, guard, chunks: Vec::new() }
+    }
+
     pub(crate) fn push(&mut self, slab: usize, index: ChunkIndex) {
         self.chunks.push((slab as u32, index));
     }
+}
 
-    /// Frees the records once nobody who is pinned now can still hold one of them.
-    pub(crate) fn retire(self, slabs: &Arc<Slabs>, guard: &Guard) {
+impl Drop for Retired<'_> {
+    fn drop(&mut self) {
         if self.chunks.is_empty() {
             return;
         }
-        let bytes: u64 = self.chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
+        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
+        let bytes: u64 = chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
         reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
@@ -65,9 +100,9 @@ impl Retired {
         // SAFETY: the closure owns what it uses, all of it Send. No chain leads to these records any more: each was
         // unlinked under its row's claim (or its row killed and taken out of the directory) before it was pushed.
         unsafe {
-            guard.defer_unchecked(move || {
+            self.guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
-                    for (slab, index) in self.chunks {
+                    for (slab, index) in chunks {
                         reach(Point::RecordFreeing);
                         let slab = slabs.get(slab as usize);
                         slab.free(index);
@@ -77,7 +112,7 @@ impl Retired {
             });
         }
         // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
-        guard.flush();
+        self.guard.flush();
     }
 }
 

@@ -44,7 +44,29 @@ pub(crate) struct Superblocks {
     /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`] and [`RETIRED`] above.
     owner: Box<[AtomicU32]>,
     vacant: Box<[AtomicU64]>,
+    /// As good as vacant, but the system did not take the memory back, so its bytes are still held: had first.
+    kept: Box<[AtomicU64]>,
     committed: AtomicU64,
+}
+
+/// Clears the lowest set bit below `limit` and returns its number.
+fn take_lowest(words: &[AtomicU64], limit: u32) -> Option<u32> {
+    for (position, word) in words.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != 0 {
+            let index = position as u32 * 64 + bits.trailing_zeros();
+            if index >= limit {
+                return None;
+            }
+            let bit = 1 << (index % 64);
+            // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
+            if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
+                return Some(index);
+            }
+            bits = word.load(Ordering::Relaxed);
+        }
+    }
+    None
 }
 
 fn zeroed_bits(bits: u32) -> Box<[AtomicU64]> {
@@ -58,13 +80,14 @@ impl Superblocks {
         for index in FIRST_SUPERBLOCK..region.superblocks() {
             vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
         }
+        let kept = zeroed_bits(region.superblocks());
         let owner = (0..region.superblocks()).map(|_| AtomicU32::new(0)).collect();
-        Ok(Superblocks { region, budget, owner, vacant, committed: AtomicU64::new(0) })
+        Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
     }
 
     /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
     pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
-        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (1 + slabs as u64)
+        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (2 + slabs as u64)
     }
 
     /// Bytes of address space.
@@ -72,8 +95,19 @@ impl Superblocks {
         u64::from(self.region.superblocks()) * self.region.superblock_bytes()
     }
 
+    /// Bytes of one superblock.
+    pub(crate) fn bytes_each(&self) -> u64 {
+        self.region.superblock_bytes()
+    }
+
     pub(crate) fn committed_bytes(&self) -> u64 {
         self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
+    }
+
+    /// Bytes of superblocks that nobody has and the system did not take back.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let kept: u64 = self.kept.iter().map(|bits| u64::from(bits.load(Ordering::Relaxed).count_ones())).sum();
+        kept * self.region.superblock_bytes()
     }
 
     /// Bytes of the committed superblocks that are in memory now.
@@ -81,7 +115,8 @@ impl Superblocks {
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for (index, owner) in self.owner.iter().enumerate() {
-            if owner.load(Ordering::Relaxed) != 0 {
+            let kept = self.kept[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
+            if kept || owner.load(Ordering::Relaxed) != 0 {
                 bytes += self.region.resident_bytes(index as u32)?;
             }
         }
@@ -90,42 +125,40 @@ impl Superblocks {
 
     /// Takes the lowest vacant superblock below `limit` and reserves its bytes.
     fn acquire(&self, slab: u32, limit: u32) -> Result<u32, AllocError> {
+        let index = match take_lowest(&self.kept, limit) {
+            Some(index) => index,
+            None => self.acquire_vacant(limit)?,
+        };
+        reach(Point::SuperblockTaken);
+        self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
+        Ok(index)
+    }
+
+    fn acquire_vacant(&self, limit: u32) -> Result<u32, AllocError> {
         self.budget.reserve(self.region.superblock_bytes()).map_err(AllocError::OverBudget)?;
         reach(Point::SuperblockReserved);
-        for (position, word) in self.vacant.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                let index = position as u32 * 64 + bits.trailing_zeros();
-                if index >= limit {
-                    break;
-                }
-                let bit = 1 << (index % 64);
-                // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
-                if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
-                    reach(Point::SuperblockTaken);
-                    self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
-                    self.committed.fetch_add(1, Ordering::Relaxed);
-                    return Ok(index);
-                }
-                bits = word.load(Ordering::Relaxed);
-            }
-        }
-        self.budget.release(self.region.superblock_bytes());
-        Err(AllocError::IndexSpace)
+        let Some(index) = take_lowest(&self.vacant, limit) else {
+            self.budget.release(self.region.superblock_bytes());
+            return Err(AllocError::IndexSpace);
+        };
+        self.committed.fetch_add(1, Ordering::Relaxed);
+        Ok(index)
     }
 
     /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
     fn give_back(&self, index: u32) {
         self.owner[index as usize].store(0, Ordering::Relaxed);
         if self.region.decommit(index).is_err() {
-            // The memory stays resident, so it must stay counted; the superblock is lost to the pool, not leaked
-            // behind the budget's back. Its bits are zero already: it offers nothing.
+            // The memory stays resident (locked pages do), so it stays counted. Whatever its words hold, nobody reads
+            // them before they are written; its bits are zero.
             self.committed.fetch_add(1, Ordering::Relaxed);
             self.budget.keep_retired(self.region.superblock_bytes());
+            // Release: pairs with the Acquire in `take_lowest`.
+            self.kept[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
             return;
         }
         reach(Point::Decommitted);
-        // Release: pairs with the Acquire in `acquire`.
+        // Release: pairs with the Acquire in `take_lowest`.
         self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
         reach(Point::SuperblockVacant);
         // Last, so that whoever gets the bytes finds a superblock for them.
@@ -216,6 +249,12 @@ impl Slab {
     fn mask(&self, word: usize) -> u32 {
         let rest = self.slots - word as u32 * 32;
         if rest >= 32 { u32::MAX } else { (1 << rest) - 1 }
+    }
+
+    /// Leaves it only superblocks below a number, so that a test need not fill 2^31 indices.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn limit_superblocks(&mut self, limit: u32) {
+        self.limit = limit;
     }
 
     /// Takes a free record. Its words hold whatever was there before.
@@ -363,6 +402,11 @@ impl Slab {
     pub(crate) fn occupancy(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         let ours = (FIRST_SUPERBLOCK..self.superblocks.region.superblocks()).filter(|&index| self.owns(index));
         ours.map(|index| (index, self.free_in(index)))
+    }
+
+    /// Number of free slots, not counting those in magazines.
+    pub(crate) fn free_count(&self) -> u64 {
+        self.occupancy().map(|(_, free)| u64::from(free)).sum()
     }
 
     /// Slots of one superblock.

@@ -13,7 +13,8 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
     match choice {
         0..=17 => world.apply(thread, false),
         18..=25 => world.step(thread),
-        26..=35 => world.prune(thread),
+        26..=33 => world.prune(thread),
+        34 | 35 => world.prune_to(thread),
         36..=46 => world.remove(thread, choice > 40),
         47..=50 => world.toggle_pin(thread),
         51 | 52 => world.read_located(thread),

@@ -4,7 +4,7 @@
 //! change only by what the one operation that ran meanwhile may do.
 
 use crate::{Bytes, Schedule};
-use dimslab::fuzzing::{CHUNKS_MAX, HeldRow, Located, PinnedThread, Place, RowView, Seam, Simulated};
+use dimslab::fuzzing::{BegunCut, CHUNKS_MAX, HeldRow, Located, PinnedThread, Place, RowView, Seam, Simulated};
 use dimslab::{
     ConfigError, Decay, FiitedConfig, Optimizer, Policy, Pooling, PruneReport, Rows, Store, StoreConfig, StoreError,
     TableConfig, TableId,
@@ -107,10 +107,9 @@ pub struct RowBefore {
 
 /// What a round begins to cut from.
 pub struct BeforeCut {
-    pub round: u32,
-    pub wanted: u64,
+    cut: BegunCut,
     /// In the cut's order.
-    pub rows: Vec<RowBefore>,
+    rows: Vec<RowBefore>,
 }
 
 pub struct World<'s> {
@@ -135,7 +134,9 @@ pub struct World<'s> {
     frozen: Cell<bool>,
     /// Interruptions so far.
     interruptions: Cell<u32>,
-    pub rounds: Cell<u32>,
+    /// Rounds so far, and those that took something.
+    rounds: Cell<u32>,
+    cuts: Cell<u32>,
     pub before_cut: RefCell<Option<BeforeCut>>,
     /// Keys that may wait for the end of the step.
     pending: Cell<[u64; TABLES]>,
@@ -208,6 +209,7 @@ impl<'s> World<'s> {
             frozen: Cell::new(false),
             interruptions: Cell::new(0),
             rounds: Cell::new(0),
+            cuts: Cell::new(0),
             before_cut: RefCell::default(),
             pending: Cell::default(),
             pins: RefCell::default(),
@@ -230,6 +232,7 @@ impl<'s> World<'s> {
             }
             Place::CutBegins => {
                 self.may.set(May { prune: true, ..self.may.get() });
+                self.cuts.set(self.cuts.get() + 1);
                 let before = self.look(|| self.before_cut());
                 *self.before_cut.borrow_mut() = Some(before);
             }
@@ -606,8 +609,38 @@ impl<'s> World<'s> {
         self.check_cut(interruptions, &report);
     }
 
+    /// Prunes until so many bytes are held, in 32nds of what is held now beyond the least.
+    pub fn prune_to(&self, thread: usize) {
+        let part = u64::from(self.bytes.next() % 33);
+        if self.in_round.get() || !self.may_take(ROOM_FOR_ROUND) {
+            return;
+        }
+        self.in_round.set(true);
+        let (figures, interruptions) = (self.seam.figures(), self.interruptions.get());
+        let least = self.seam.least_held();
+        let asked = least + figures.held.saturating_sub(least) * part / 32;
+        let pruned = self.act(thread, || self.store.prune_to(asked));
+        self.rounds.set(self.rounds.get() + 1);
+        self.before_cut.take();
+        self.take_stock();
+        match pruned {
+            Ok(_) => {
+                let alone = self.schedule.quiet() && interruptions == self.interruptions.get();
+                let free = self.pins.borrow().iter().all(Option::is_none) && !self.claims();
+                let empty =
+                    (0..self.table_count).all(|table| self.tables.borrow()[table].rows.iter().all(|row| row.live == 0));
+                assert!(
+                    !alone || !free || empty || self.seam.figures().held <= asked,
+                    "more than {asked} bytes are held"
+                );
+            }
+            Err(StoreError::NoPolicy { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     fn before_cut(&self) -> BeforeCut {
-        let round = self.rounds.get();
+        let round = self.cuts.get();
         let from = round.wrapping_mul(0x9E37_79B1);
         let mut rows = Vec::new();
         for position in 0..self.table_count {
@@ -617,38 +650,47 @@ impl<'s> World<'s> {
                 rows.push(RowBefore { table, number: number(key), live, head, utilities });
             });
         }
-        BeforeCut { round, wanted: self.seam.quota(), rows }
+        BeforeCut { cut: self.seam.begun_cut(), rows }
     }
 
-    /// A round that nobody came between took exactly what lies below its threshold, and no more than was wanted of what
-    /// lies just below.
+    /// A round that nobody came between took exactly what lies below its cut, and no more than its quota, up to the chunks
+    /// of one row, of what lies just below.
     fn check_cut(&self, interruptions: u32, report: &PruneReport) {
-        let Some(before) = self.before_cut.take() else {
+        let Some(BeforeCut { cut, rows }) = self.before_cut.take() else {
             assert_eq!((report.threshold, report.shrunk, report.evicted), (0.0, 0, 0));
             return;
         };
         if interruptions != self.interruptions.get() || self.held.borrow().iter().any(Option::is_some) {
             return;
         }
-        self.check_threshold(&before, report.threshold);
+        assert_eq!(report.threshold, cut.threshold);
+        if self.schedule.quiet() {
+            // Otherwise rows may be claimed, which are measured but not among ours.
+            self.check_begun(cut, &rows);
+        }
         let mut left = [[None; KEYS]; TABLES];
-        let (mut quota, mut shrunk, mut evicted) = (before.wanted, 0, 0);
-        for &RowBefore { table, number, live, utilities, .. } in &before.rows {
+        let (mut quota, mut shrunk, mut evicted) = (cut.quota, 0, 0);
+        for &RowBefore { table, number, live, head, utilities } in &rows {
             let live = left[table][number].get_or_insert(live);
             let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
             if scale == 0.0 || *live == 0 {
                 continue;
             }
-            let limit = if quota > 0 { report.threshold } else { report.threshold / 1.3 } * scale;
-            let below = |ordinal: u32| *live >> ordinal & 1 == 1 && utilities[ordinal as usize] < limit;
-            let taken = (0..32).filter(|&ordinal| below(ordinal)).fold(0u32, |bits, ordinal| bits | 1 << ordinal);
+            let surely = cut.surely * scale;
+            let limit = if quota > 0 { cut.threshold * scale } else { surely };
+            let mut taken = 0u32;
+            for ordinal in (0..32).filter(|&ordinal| *live >> ordinal & 1 == 1) {
+                let utility = utilities[ordinal as usize];
+                taken |= u32::from(utility < limit) << ordinal;
+                if (surely..limit).contains(&utility) {
+                    quota = quota.saturating_sub(if ordinal == head { head_bytes } else { tail_bytes });
+                }
+            }
             *live &= !taken;
-            let heads = u64::from(*live == 0 && taken != 0);
-            let tails = u64::from(taken.count_ones()) - heads;
-            quota = quota.saturating_sub(tails * tail_bytes + heads * head_bytes);
-            (shrunk, evicted) = (shrunk + tails, evicted + heads);
+            let gone = u64::from(*live == 0 && taken != 0);
+            (shrunk, evicted) = (shrunk + u64::from(taken.count_ones()) - gone, evicted + gone);
         }
-        assert_eq!((report.shrunk, report.evicted), (shrunk, evicted), "of {:?} wanted", before.wanted);
+        assert_eq!((report.shrunk, report.evicted), (shrunk, evicted), "{cut:?}");
         for (table, left) in left.iter().enumerate() {
             for (number, live) in left.iter().enumerate() {
                 let expected = live.unwrap_or_else(|| self.row(table, number).live);
@@ -657,32 +699,31 @@ impl<'s> World<'s> {
         }
     }
 
-    /// The threshold is the least lower edge of a bin of importance, four to a power of two, with enough below it.
-    fn check_threshold(&self, before: &BeforeCut, threshold: f32) {
-        if !self.schedule.quiet() {
-            // Whoever stands in the middle of something may have rows claimed, which are measured but not among ours.
-            return;
-        }
+    /// What a round begins to take makes as many bytes as it wants, four steps of importance to a power of two.
+    fn check_begun(&self, cut: BegunCut, rows: &[RowBefore]) {
         let bin = |importance: f32| importance.to_bits() >> 21;
         let mut counted = [0u64; TABLES];
-        let (mut below, mut well_below) = (0, 0);
-        for &RowBefore { table, number, live, head, utilities } in &before.rows {
-            let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
+        let (mut below, mut within) = (0, 0);
+        for &RowBefore { table, number, live, head, utilities } in rows {
             // A round comes to the rows of the segment it begins in twice.
             if counted[table] >> number & 1 == 1 {
                 continue;
             }
             counted[table] |= 1 << number;
+            let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
             let per_unit = scale.max(f32::MIN_POSITIVE).recip();
             for ordinal in (0..32).filter(|ordinal| live >> ordinal & 1 == 1) {
                 let bytes = if ordinal == head { head_bytes } else { tail_bytes };
-                let importance = bin(utilities[ordinal as usize] * per_unit);
-                below += if importance < bin(threshold) { bytes } else { 0 };
-                well_below += if importance + 1 < bin(threshold) { bytes } else { 0 };
+                let importance = utilities[ordinal as usize] * per_unit;
+                below += if bin(importance) < bin(cut.surely) { bytes } else { 0 };
+                within += if bin(importance) == bin(cut.surely) { bytes } else { 0 };
             }
         }
-        assert!(threshold == f32::INFINITY || below >= before.wanted, "{below} of {} are below", before.wanted);
-        assert!(well_below < before.wanted, "{well_below} of {} are well below", before.wanted);
+        if cut.quota == 0 {
+            assert!(cut.surely == f32::INFINITY && below + within < cut.wanted, "{below} bytes, and {cut:?}");
+        } else {
+            assert!(below + cut.quota == cut.wanted && cut.quota <= within, "{below} and {within} bytes, and {cut:?}");
+        }
     }
 
     /// Pins a thread and locates rows, or lets go.

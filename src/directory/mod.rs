@@ -83,7 +83,10 @@ struct Place<'d, 'g> {
 }
 
 impl Directory {
-    /// An empty directory; about 700 bytes of the budget.
+    /// Bytes of an empty directory.
+    pub(crate) const EMPTY_BYTES: u64 = NODE_BYTES + Segment::EMPTY_BYTES;
+
+    /// An empty directory; [`EMPTY_BYTES`](Self::EMPTY_BYTES) of the budget.
     pub(crate) fn new(budget: Arc<Budget>) -> Result<Directory, OverBudget> {
         let segment = Segment::new(0, 0, &[]);
         let bytes = NODE_BYTES + segment.bytes();
@@ -311,8 +314,12 @@ impl Directory {
     pub(crate) fn walk(&self, tag: u32, guard: &Guard, mut visit: impl FnMut(u32, ChunkIndex)) -> Option<u32> {
         let segment = self.segment(tag, guard);
         segment.words().for_each(|(tag, index)| visit(tag, index));
-        let next = u64::from(segment.prefix) + (1u64 << (32 - segment.depth));
-        u32::try_from(next).ok()
+        segment.end()
+    }
+
+    /// Where the segment after the one that has `tag` begins.
+    pub(crate) fn after(&self, tag: u32, guard: &Guard) -> Option<u32> {
+        self.segment(tag, guard).end()
     }
 
     /// Rebuilds the segment that has `tag` if it is mostly empty.

@@ -111,7 +111,10 @@ impl Segment {
         if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 55 / 64) as u32 }
     }
 
-    fn bytes_for(buckets: usize) -> u64 {
+    /// Heap bytes of a segment without rows.
+    pub(super) const EMPTY_BYTES: u64 = Self::bytes_for(1);
+
+    const fn bytes_for(buckets: usize) -> u64 {
         (buckets * size_of::<Bucket>() + size_of::<Segment>()) as u64
     }
 
@@ -289,10 +292,15 @@ impl Segment {
         })
     }
 
-    /// Whether this segment should be rebuilt although nothing is being inserted: it is mostly empty.
+    /// Where the next segment begins; `None` after the last.
+    pub(super) fn end(&self) -> Option<u32> {
+        u32::try_from(u64::from(self.prefix) + (1u64 << (32 - self.depth))).ok()
+    }
+
+    /// Whether this segment should be rebuilt although nothing is being inserted: a quarter of it could go.
     pub(super) fn is_sparse(&self) -> bool {
         let rows = self.words().count();
-        self.buckets.len() > 1 && Self::buckets_for(rows) * 2 <= self.buckets.len()
+        self.buckets.len() > 1 && Self::buckets_for(rows) * 4 <= self.buckets.len() * 3
     }
 
     /// What stands in this segment's place for `tag`, if it was replaced.

@@ -7,6 +7,7 @@ use crate::chain::Chains;
 use crate::config::{StoreConfig, TableConfig};
 use crate::error::ConfigError;
 use crate::id::ChunkIndex;
+use crate::importance::Cut;
 use crate::reclaim::Retired;
 use crate::sequence::{self, Claim};
 use crate::sync::Ordering;
@@ -46,6 +47,19 @@ pub struct RowView<'r> {
     pub utilities: [f32; CHUNKS_MAX],
 }
 
+/// What a round is about to take.
+#[derive(Debug, Clone, Copy)]
+pub struct BegunCut {
+    /// All chunks below this importance.
+    pub surely: f32,
+    /// And of those below this one
+    pub threshold: f32,
+    /// so many bytes,
+    pub quota: u64,
+    /// because it wanted so many in all.
+    pub wanted: u64,
+}
+
 /// Figures that hold at any moment between two operations.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
@@ -68,7 +82,7 @@ pub struct Figures {
 }
 
 thread_local! {
-    pub(super) static QUOTA: Cell<u64> = const { Cell::new(0) };
+    pub(super) static CUT: Cell<Option<(Cut, u64)>> = const { Cell::new(None) };
 }
 
 /// A store with its inside open.
@@ -119,9 +133,15 @@ impl<'s> Seam<'s> {
         }
     }
 
-    /// Bytes that the last round of this operating-system thread began to cut.
-    pub fn quota(self) -> u64 {
-        QUOTA.get()
+    /// Bytes that are held without a row.
+    pub fn least_held(self) -> u64 {
+        self.0.least_held()
+    }
+
+    /// What the last round of this operating-system thread began to cut.
+    pub fn begun_cut(self) -> BegunCut {
+        let (cut, wanted) = CUT.get().expect("asked for where a cut begins");
+        BegunCut { surely: cut.surely, threshold: cut.threshold, quota: cut.quota, wanted }
     }
 
     /// Whether the record where a row was found is claimed, so that reading it would wait.
@@ -259,9 +279,8 @@ impl HeldRow<'_> {
     pub fn shrink(self, keep: u32) {
         let HeldRow { seam, table, head, hash, claim, guard } = self;
         let (table, chains) = seam.parts(table);
-        let mut retired = Retired::default();
+        let mut retired = Retired::new(&seam.0.slabs, &guard);
         let drop = |info: crate::id::Info| keep >> info.ordinal & 1 == 0;
         seam.0.shrink_row(table, &chains, claim, tag(hash), head, drop, &mut retired, &guard);
-        retired.retire(&seam.0.slabs, &guard);
     }
 }

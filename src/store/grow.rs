@@ -7,7 +7,8 @@ use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
-use crate::slab::{AllocError, Magazine};
+use crate::reclaim::Magazines;
+use crate::slab::AllocError;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 
@@ -35,7 +36,7 @@ pub(super) struct Growth {
 struct Grower<'i> {
     inner: &'i Inner,
     guard: &'i Guard,
-    magazines: Vec<Magazine>,
+    magazines: Magazines<'i>,
     /// Slabs that were out of room a moment ago: no need to ask again for every candidate.
     exhausted: Vec<Option<AllocError>>,
     row: Vec<f32>,
@@ -58,7 +59,7 @@ impl Inner {
         let mut grower = Grower {
             inner: self,
             guard,
-            magazines: (0..slabs).map(|_| Magazine::default()).collect(),
+            magazines: Magazines::new(&self.slabs),
             exhausted: vec![None; slabs],
             row: Vec::new(),
             growth: Growth::default(),
@@ -67,16 +68,9 @@ impl Inner {
         let whole = wanted == 0.0;
         for candidate in &candidates {
             let table = &self.tables[candidate.table.index()];
-            let before = grower.growth;
             grower.candidate(table, candidate, whole);
-            bump(&table.counters.admitted, grower.growth.admitted - before.admitted);
-            bump(&table.counters.grown, grower.growth.grown - before.grown);
-            bump(&table.counters.refused, grower.growth.refused - before.refused);
         }
-        let Grower { mut magazines, growth, .. } = grower;
-        for (slab, magazine) in self.slabs.iter().zip(&mut magazines) {
-            slab.flush(magazine);
-        }
+        let Grower { growth, .. } = grower;
         if growth.refused > 0 {
             self.pressure.store(true, Ordering::Relaxed);
         }
@@ -104,6 +98,7 @@ impl Grower<'_> {
         };
         if let Err(error) = outcome {
             self.growth.refused += 1;
+            bump(&table.counters.refused, 1);
             self.growth.reason = Some(error);
         }
     }
@@ -112,7 +107,7 @@ impl Grower<'_> {
         if let Some(error) = self.exhausted[slab] {
             return Err(error);
         }
-        let outcome = self.inner.slabs.get(slab).alloc(&mut self.magazines[slab], self.guard);
+        let outcome = self.magazines.alloc(slab, self.guard);
         self.exhausted[slab] = outcome.err();
         outcome
     }
@@ -136,6 +131,7 @@ impl Grower<'_> {
             Ok(Inserted::Done) => {
                 reach(Point::RowEntered);
                 table.count_row(0, 1);
+                bump(&table.counters.admitted, 1);
                 self.growth.admitted += 1;
                 Ok(true)
             }
@@ -161,8 +157,7 @@ impl Grower<'_> {
     ) -> Result<bool, AllocError> {
         let Ok(claim) = chains.claim(head) else { return Ok(false) };
         let live = chains.ordinals(&claim);
-        let mut chunks = live.len();
-        let before = chunks;
+        let mut grown = Grown { table, before: live.len(), now: live.len() };
         let missing = (0..table.layout.chunks).filter(|&ordinal| !live.contains(ordinal));
         let mut outcome = Ok(true);
         for ordinal in missing.take(if whole { usize::MAX } else { 1 }) {
@@ -177,14 +172,27 @@ impl Grower<'_> {
             let payload = &mut payload[..table.layout.payload_words()];
             table.new_payload(candidate.hash, ordinal, &mut self.row, payload);
             let info = Info { utility: Self::utility(table, candidate), ordinal: ordinal as u8 };
+            grown.now += 1;
+            self.growth.grown += 1;
             chains.grow(&claim, tail, &NewChunk { info, payload });
-            chunks += 1;
-        }
-        // Counted under the claim, so that the next change of this row counts from the right figure.
-        if chunks > before {
-            table.count_row(before, chunks);
-            self.growth.grown += (chunks - before) as u64;
         }
         outcome
+    }
+}
+
+/// Counts what a claimed row grew by when it is dropped, by a panic too: under the claim, so that the next change of the
+/// row counts from the right figure.
+struct Grown<'t> {
+    table: &'t Table,
+    before: usize,
+    now: usize,
+}
+
+impl Drop for Grown<'_> {
+    fn drop(&mut self) {
+        if self.now > self.before {
+            self.table.count_row(self.before, self.now);
+            bump(&self.table.counters.grown, (self.now - self.before) as u64);
+        }
     }
 }

@@ -23,6 +23,7 @@ pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
 use crate::config::{Decay, Policy, StoreConfig, TableConfig};
+use crate::directory::Directory;
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
@@ -260,7 +261,8 @@ impl Store {
     /// earned in the step are made, and when pruning rounds run; otherwise the pruning thread is told if one is due.
     ///
     /// # Errors
-    /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients).
+    /// With [`Policy::None`], as [`apply_gradients`](Self::apply_gradients). [`StoreError::PrunerEnded`] if the pruning
+    /// thread has panicked: the step was counted, and nothing prunes any more but [`prune`](Self::prune).
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
         self.inner.move_price(false);
@@ -274,10 +276,13 @@ impl Store {
                 report.round = Some(self.inner.round());
             }
             self.inner.refusal(&growth)?;
-        } else if let Some(pruner) = &self.pruner
-            && self.inner.round_is_due()
-        {
-            pruner.wake();
+        } else if let Some(pruner) = &self.pruner {
+            if pruner.has_ended() {
+                return Err(StoreError::PrunerEnded);
+            }
+            if self.inner.round_is_due() {
+                pruner.wake();
+            }
         }
         Ok(report)
     }
@@ -288,6 +293,24 @@ impl Store {
     /// None today; a round only ever takes what the policy allows.
     pub fn prune(&self) -> Result<PruneReport, StoreError> {
         Ok(self.inner.round())
+    }
+
+    /// Takes the least important chunks until at most `held` bytes are held, gives the memory back to the system, and
+    /// returns when it is over; training goes on meanwhile. The budget stays as it is, so rows grow again when their
+    /// importance asks for it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPolicy`] under [`Policy::None`], which knows no importance; [`StoreError::HeldTooSmall`] if the
+    /// store holds more than that without a row. Nothing was taken then.
+    pub fn prune_to(&self, held: u64) -> Result<PruneReport, StoreError> {
+        if self.inner.sketch.is_none() {
+            return Err(StoreError::NoPolicy { what: "prune to a size" });
+        }
+        let least = self.inner.least_held();
+        if held < least {
+            return Err(StoreError::HeldTooSmall { asked: held, least });
+        }
+        Ok(self.inner.round_to(held))
     }
 
     /// Figures of this moment. Walks the superblocks, not the rows.
@@ -386,6 +409,11 @@ impl Inner {
         self.tables.get(id.index()).ok_or(StoreError::UnknownTable { table: id, tables: self.tables.len() })
     }
 
+    /// What is held without a row: everything fixed, and empty directories.
+    fn least_held(&self) -> u64 {
+        self.fixed_bytes + self.tables.len() as u64 * Directory::EMPTY_BYTES
+    }
+
     fn live_rows(&self) -> u64 {
         self.tables.iter().map(Table::live_rows).sum()
     }
@@ -445,14 +473,15 @@ impl Inner {
         growth
     }
 
-    /// Without a policy nothing can make room, so a refusal is an error.
+    /// Without a policy nothing can make room, so a refusal is an error. Under one it is counted, and asked for again: even
+    /// a lack of indices may only mean that a look at all superblocks was overtaken by others.
     fn refusal(&self, growth: &Growth) -> Result<(), StoreError> {
         let refused = growth.refused;
         match (&self.config.policy, growth.reason) {
             (Policy::None, Some(AllocError::OverBudget(over))) => {
                 Err(StoreError::BudgetExhausted { limit: over.limit, held: over.held, asked: over.asked, refused })
             }
-            (_, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
+            (Policy::None, Some(AllocError::IndexSpace)) => Err(StoreError::IndexSpace { refused }),
             _ => Ok(()),
         }
     }

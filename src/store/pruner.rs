@@ -27,6 +27,16 @@ impl Pruner {
         Ok(Pruner { signal, thread: Some(thread) })
     }
 
+    /// Whether the thread has panicked: it does not end otherwise while this is there.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    #[cfg(test)]
+    pub(super) fn thread(&self) -> std::thread::ThreadId {
+        self.thread.as_ref().map(|thread| thread.thread().id()).expect("set until it is dropped")
+    }
+
     /// Asks for a round.
     pub(super) fn wake(&self) {
         let (state, changed) = &*self.signal;

@@ -1,7 +1,6 @@
 //! Figures of a store, in allocator words.
 
 use super::Inner;
-use crate::sync::Ordering;
 
 /// What happened to rows and chunks since the store was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,11 +68,13 @@ pub struct Stats {
     pub peak: u64,
     /// Live records: weights, state, and the keys, links and utilities beside them.
     pub allocated: u64,
+    /// The least that could hold what is live: live records, 8 bytes of directory a row, the sketch and shared rows.
+    pub live: u64,
     /// Committed superblocks.
     pub active: u64,
     /// In memory now: resident pages of the superblocks, and everything else that is held.
     pub resident: u64,
-    /// Held for neither weights, state, sketch nor free records: keys, links, utilities, directories, bookkeeping.
+    /// Held for neither weights, state, sketch nor free memory: keys, links, utilities, directories, bookkeeping.
     pub metadata: u64,
     /// Address space reserved and not committed.
     pub retained: u64,
@@ -81,6 +82,9 @@ pub struct Stats {
     pub free: u64,
     /// Waiting for their last reader.
     pub retired: u64,
+    /// Superblocks without any record whose memory the system did not take back when asked: what needs superblocks gets
+    /// these first. 0 unless pages are locked.
+    pub kept: u64,
     /// Live weights, those of shared rows included.
     pub weights: u64,
     /// Their optimizer state.
@@ -113,24 +117,29 @@ impl Inner {
         let optimizer = tables.iter().map(|table| table.optimizer).sum::<u64>() + shared_bytes - shared_weights;
         let (held, active) = (self.budget.held(), self.superblocks.committed_bytes());
         let (free, retired) = (self.slabs.free_bytes(), self.slabs.retired_bytes());
+        let kept = self.superblocks.kept_bytes();
         let sketch = self.sketch.as_ref().map_or(0, crate::sketch::Sketch::bytes);
         // What the system does not tell is counted as resident.
         let in_memory = self.superblocks.resident_bytes().unwrap_or(active);
+        let (allocated, rows) = (self.live_record_bytes(), tables.iter().map(|table| table.rows).sum::<u64>());
         Stats {
             budget: self.budget.limit(),
             held,
             peak: self.budget.peak(),
-            allocated: self.live_bytes(&tables),
+            allocated,
+            live: allocated + rows * 8 + sketch + shared_bytes,
             active,
             resident: held - active.min(held) + in_memory,
-            metadata: held.saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting()),
+            metadata: held
+                .saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting() + kept),
             retained: self.superblocks.reserved_bytes() - active,
             free,
             retired: retired + self.budget.awaiting(),
+            kept,
             weights,
             optimizer,
             sketch,
-            rows: tables.iter().map(|table| table.rows).sum(),
+            rows,
             chunks: tables.iter().map(|table| table.chunks).sum(),
             threshold: self.threshold(),
             steps: self.clock.steps(),
@@ -140,19 +149,19 @@ impl Inner {
     }
 
     /// Bytes of live records: one head a row, a tail for each further chunk.
-    fn live_bytes(&self, tables: &[TableStats]) -> u64 {
-        let bytes = self.tables.iter().zip(tables).map(|(table, stats)| {
+    pub(super) fn live_record_bytes(&self) -> u64 {
+        let bytes = self.tables.iter().map(|table| {
             let (head, tail) = (self.slabs.get(table.heads).record_bytes(), self.slabs.get(table.tails).record_bytes());
-            stats.rows * head + (stats.chunks - stats.rows) * tail
+            let by_chunks = table.dims_histogram();
+            let tails = (1u64..).zip(by_chunks.iter().skip(1)).map(|(chunks, rows)| rows * (chunks - 1));
+            by_chunks.iter().sum::<u64>() * head + tails.sum::<u64>() * tail
         });
         bytes.sum()
     }
 
     fn table_stats(&self, index: usize) -> TableStats {
         let table = &self.tables[index];
-        // A row that is changing may be counted out before it is counted in: never below zero for the reader.
-        let dims_histogram: Vec<u64> =
-            table.rows_by_chunks.iter().map(|rows| (rows.load(Ordering::Relaxed) as i64).max(0) as u64).collect();
+        let dims_histogram = table.dims_histogram();
         let rows = dims_histogram.iter().sum();
         let chunks: u64 = dims_histogram.iter().zip(0u64..).map(|(&rows, chunks)| rows * chunks).sum();
         let chunk_dim = table.layout.chunk;

@@ -156,6 +156,12 @@ impl Table {
         }
     }
 
+    /// Rows by their number of live chunks. A row that is changing may be counted out before it is counted in: never
+    /// below zero for the reader.
+    pub(super) fn dims_histogram(&self) -> Vec<u64> {
+        self.rows_by_chunks.iter().map(|rows| (rows.load(Ordering::Relaxed) as i64).max(0) as u64).collect()
+    }
+
     pub(super) fn live_rows(&self) -> u64 {
         let (admitted, evicted) = (&self.counters.admitted, &self.counters.evicted);
         admitted.load(Ordering::Relaxed).saturating_sub(evicted.load(Ordering::Relaxed))

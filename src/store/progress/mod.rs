@@ -5,11 +5,13 @@
 //! it is pinned. Nothing else.
 
 mod cases;
+mod faults;
+mod panics;
 mod scene;
 
 use crate::failpoint::{Action, Point, Trap, arm};
 use cases::{Case, Claims, case};
-use scene::{DIM, Scene, rows, shared};
+use scene::{BUDGET, DIM, Kind, Scene, gradients, rows, shared};
 use std::sync::mpsc;
 use std::thread::{Scope, ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -75,6 +77,7 @@ fn a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds() {
         let begin = Instant::now();
         with_one_stopped(point, |scope, scene, case, trap| {
             let claimed = scene.check_claims(case.claims);
+            scene.check_counts(case.script);
             let avoid = claimed.clone();
             let mut waiting: Vec<_> =
                 claimed.iter().flat_map(|&key| waits_for_row(scope, scene, rows(), key)).collect();
@@ -108,5 +111,105 @@ fn a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds() {
             join_all(&format!("{point:?}: the reader of its row"), waiting);
         });
         eprintln!("{point:?}: {:.2} s", begin.elapsed().as_secs_f64());
+    }
+}
+
+/// What a batch may wait for is one row, not a round.
+#[test]
+fn no_batch_waits_for_a_round() {
+    for &point in Point::ALL.iter().filter(|&&point| case(point).in_round()) {
+        with_one_stopped(point, |scope, scene, case, trap| {
+            let claimed = scene.check_claims(case.claims);
+            let batches = (0..2).map(|_| {
+                let keys: Vec<u64> = scene.keys.iter().copied().filter(|key| !claimed.contains(key)).collect();
+                scope.spawn(move || {
+                    let mut out = vec![0.0; keys.len() * DIM];
+                    for _ in 0..5 {
+                        scene.store.gather(rows(), &keys, &mut out).unwrap();
+                        scene.store.apply_gradients(rows(), &keys, &gradients(&keys)).unwrap();
+                        scene.store.step().unwrap();
+                    }
+                })
+            });
+            join_all(&format!("{point:?}: batches of all rows"), batches.collect());
+            drop(trap);
+        });
+    }
+}
+
+/// Reads, listings and training behind a thread that stays pinned, and beside a listing that stays open.
+#[test]
+fn memory_behind_a_reader_that_stays_is_bounded_reported_and_comes_back() {
+    with_one_stopped(Point::RowHalfRead, |scope, scene, _, trap| {
+        let mut listing = scene.store.iter(rows()).unwrap();
+        assert!(listing.next().is_some());
+        let before = scene.store.stats();
+        let churn = scope.spawn(move || {
+            let mut refused = 0;
+            for seed in 10..30 {
+                refused += u32::from(scene.churn(seed, true));
+                scene.store.prune().unwrap();
+                let stats = scene.store.stats();
+                assert!(stats.held <= stats.budget && stats.retired > before.retired, "{stats:?}");
+                // What is held and not retired is no more than it was: the rest waits for the reader, and says so.
+                assert!(stats.held - stats.retired <= before.held, "{stats:?}");
+            }
+            refused
+        });
+        assert_eq!(join_all("growth behind a reader", vec![churn]), [20], "growth is refused, not blocked");
+        let retired = scene.store.stats().retired;
+        assert!(retired > BUDGET / 4, "{retired} bytes wait for the reader");
+        drop(trap);
+        assert!(listing.count() > 0, "an open listing goes on");
+    });
+}
+
+/// With room to copy it, whoever removes a row puts a segment that another thread froze out of the way itself.
+#[test]
+fn a_removal_helps_a_frozen_segment_along() {
+    for point in [Point::WordFrozen, Point::SegmentFrozen, Point::SuccessorBuilt] {
+        with_one_stopped(point, |scope, scene, _, trap| {
+            let removal = scope.spawn(move || {
+                scene.keys.iter().for_each(|&key| assert!(scene.store.remove(rows(), key).unwrap()));
+            });
+            join_all(&format!("{point:?}: removal alone"), vec![removal]);
+            drop(trap);
+        });
+    }
+}
+
+/// The one place where removal waits (design, invariant 5): a frozen segment, and no room to copy it for the thread that
+/// froze it.
+#[test]
+fn a_removal_waits_for_a_frozen_segment_only_when_the_budget_is_full_to_the_last_byte() {
+    for point in [Point::WordFrozen, Point::SegmentFrozen, Point::SuccessorBuilt] {
+        with_one_stopped(point, |scope, scene, _, trap| {
+            let inner = &scene.store.inner;
+            let full = inner.budget.limit() - inner.budget.held();
+            inner.budget.reserve_urgent(full).unwrap();
+            // Those removed in time, and those that wait.
+            let removals: Vec<_> = (0..4)
+                .map(|part| {
+                    scope.spawn(move || {
+                        let keys = scene.keys.iter().skip(part).step_by(4);
+                        keys.map(|&key| u32::from(scene.store.remove(rows(), key).unwrap())).sum::<u32>()
+                    })
+                })
+                .collect();
+            let mut out = vec![0.0; scene.keys.len() * DIM];
+            let reader = scope.spawn(move || scene.store.gather(rows(), &scene.keys, &mut out).unwrap());
+            join_all("lookups", vec![reader]);
+            let until = Instant::now() + LIMIT;
+            while scene.store.stats().rows == scene.keys.len() as u64 {
+                assert!(Instant::now() < until, "{point:?}: no removal comes through");
+                sleep(Duration::from_millis(1));
+            }
+            sleep(SHORT);
+            let waiting = removals.iter().filter(|removal| !removal.is_finished()).count();
+            assert!(waiting > 0 || point == Point::WordFrozen, "{point:?}: every removal came through");
+            drop(trap);
+            assert_eq!(join_all("removals", removals).iter().sum::<u32>(), scene.keys.len() as u32);
+            inner.budget.release(full);
+        });
     }
 }

@@ -117,6 +117,27 @@ impl Scene {
         claimed
     }
 
+    /// What is counted has been done: no row is counted as evicted that a directory still has, and none as admitted that
+    /// is not there yet. Only what the stopped thread does may lag behind.
+    pub(super) fn check_counts(&self, script: Script) {
+        let inner = &self.store.inner;
+        for table in &inner.tables {
+            let guard = inner.reclaimer.pin();
+            let (mut there, mut at) = (0, Some(0));
+            while let Some(from) = at {
+                at = table.directory.walk(from, &guard, |_, _| there += 1);
+            }
+            let events = table.events();
+            let counted = events.admitted - events.evicted;
+            match script {
+                Script::Insert | Script::Shared => assert!(counted <= there, "{there} rows, after {events:?}"),
+                Script::Remove | Script::Round => assert!(counted >= there, "{there} rows, after {events:?}"),
+                _ => assert_eq!(counted, there, "{events:?}"),
+            }
+            assert!(counted.abs_diff(there) <= 1, "{there} rows, after {events:?}");
+        }
+    }
+
     pub(super) fn check_claims(&self, claims: Claims) -> HashSet<u64> {
         let claimed = self.claimed();
         let most = match claims {
