@@ -19,7 +19,7 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
         47..=50 => world.toggle_pin(thread),
         51 | 52 => world.read_located(thread),
         53..=55 => world.toggle_claim(thread),
-        56..=60 => world.schedule.arm(world.bytes.next() % 128, choice % 3 + 1),
+        56..=60 => world.schedule.arm(world.bytes.next() % 128, choice % 4 + 1),
         61 => world.seam.collect(),
         62 => world.gather(thread),
         _ => world.validate(),

@@ -20,7 +20,7 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
         43..=46 => world.toggle_pin(thread),
         47..=49 => world.read_located(thread),
         50..=53 => world.toggle_claim(thread),
-        54..=60 => world.schedule.arm(world.bytes.next() % 128, choice % 3 + 1),
+        54..=60 => world.schedule.arm(world.bytes.next() % 128, choice % 4 + 1),
         61 => world.wrong_call(thread),
         62 => world.seam.collect(),
         _ => world.validate(),
