@@ -3,7 +3,7 @@
 #![no_main]
 
 use dimslab_fuzz::Bytes;
-use dimslab_fuzz::world::{World, store};
+use dimslab_fuzz::world::{World, make};
 use libfuzzer_sys::fuzz_target;
 
 const OPERATIONS: u32 = 16;
@@ -29,6 +29,6 @@ fn operation(world: &World<'_>, thread: usize, choice: u8) {
 
 fuzz_target!(|data: &[u8]| {
     let bytes = &Bytes::new(data);
-    let Some((store, shapes, deterministic)) = store(bytes, false) else { return };
-    World::new(&store, &shapes, deterministic, bytes, OPERATIONS, operation).run(false);
+    let Some(made) = make(bytes, false) else { return };
+    World::new(&made, bytes, OPERATIONS, operation).run(false);
 });
