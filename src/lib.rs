@@ -98,7 +98,7 @@ pub mod fuzzing {
     pub use crate::directory::fuzzing::{Inserted, Pinned, Remains, Tree, Verdict};
     pub use crate::interleave::{Place, interruptible};
     pub use crate::store::fuzzing::{
-        BegunCut, CHUNKS_MAX, Figures, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
+        BegunCut, CHUNKS_MAX, Figures, Head, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
     };
 }
 

@@ -32,6 +32,10 @@ pub struct Located {
     tails: [Option<ChunkIndex>; CHUNKS_MAX],
 }
 
+/// Where a row's head record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head(ChunkIndex);
+
 /// A row as it is now.
 #[derive(Debug, Clone, Copy)]
 pub struct RowView<'r> {
@@ -41,8 +45,10 @@ pub struct RowView<'r> {
     pub live: u32,
     /// Its values.
     pub values: &'r [f32],
-    /// The ordinal of the chunk in its head record.
-    pub head: u32,
+    /// Its head record.
+    pub head: Head,
+    /// The ordinal of the chunk in there.
+    pub first: u32,
     /// The utility of each live chunk, by its ordinal.
     pub utilities: [f32; CHUNKS_MAX],
 }
@@ -176,11 +182,21 @@ impl<'s> Seam<'s> {
         tails_stay && !chains.heads.is_free(located.head) && chains.key(located.head) == located.key
     }
 
-    /// Whether a row that went is dead where it was: only the head that its key leads to may be live.
-    pub fn dead_if_gone(self, located: &Located, pinned: &PinnedThread) -> bool {
-        let (table, chains) = self.parts(located.table);
-        let now = table.find(&chains, located.key, table.hash(located.key), &pinned.0);
-        now == Some(located.head) || !sequence::is_live(chains.heads.record(located.head))
+    /// Whether a row is live in a record where it was before: not claimed, as one that is being moved, and not the row of
+    /// that key in another table, or of another slab that has the superblock now.
+    pub fn haunts(self, table: usize, key: u64, head: Head) -> bool {
+        let (table, chains) = self.parts(table);
+        let (record, superblock) = (chains.heads.record(head.0), chains.heads.superblock_of(head.0));
+        if chains.key(head.0) != key || !sequence::is_live(record) || sequence::is_claimed(record) {
+            return false;
+        }
+        let guard = self.0.reclaimer.pin();
+        let rightly = |other: &Table| {
+            let chains = other.chains(&self.0.slabs);
+            other.heads == table.heads && other.find(&chains, key, other.hash(key), &guard) == Some(head.0)
+        };
+        let ours = chains.heads.occupancy().any(|(index, _)| index == superblock);
+        ours && !self.0.tables.iter().any(rightly)
     }
 
     /// Reads through an index found before, as a reader does that was stopped since. Returns the live chunks, or `None`
@@ -231,7 +247,7 @@ impl<'s> Seam<'s> {
             });
             let live =
                 (0..table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).fold(0, |bits, i| bits | 1 << i);
-            visit(RowView { key: chains.key(head), live, values, head: first, utilities });
+            visit(RowView { key: chains.key(head), live, values, head: Head(head), first, utilities });
         }
         claimed
     }

@@ -6,7 +6,7 @@ use dimslab::{Rows, TableId};
 
 /// A pin with rows that were found under it.
 pub(super) struct Pin {
-    pub(super) pinned: PinnedThread,
+    pub(super) _pinned: PinnedThread,
     pub(super) rows: Vec<(Located, usize, usize, u32, u32)>,
 }
 
@@ -39,7 +39,7 @@ impl<'s> World<'s> {
                 assert_eq!(located.is_some(), self.row(table, number).live != 0, "key {}", key(number));
                 rows.extend(located.map(|located| (located, table, number, self.went(table, number), rounds)));
             }
-            Pin { pinned, rows }
+            Pin { _pinned: pinned, rows }
         });
         self.pins.borrow_mut()[thread] = Some(pin);
     }

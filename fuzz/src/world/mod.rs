@@ -11,7 +11,7 @@ mod stock;
 
 use crate::{Bytes, Schedule};
 use dimslab::Store;
-use dimslab::fuzzing::{HeldRow, Place, Seam, Simulated};
+use dimslab::fuzzing::{Head, HeldRow, Place, Seam, Simulated};
 use held::{Listing, Pin};
 pub use made::{Made, make};
 use rounds::BeforeCut;
@@ -50,6 +50,8 @@ struct Table {
     dim: usize,
     chunk: usize,
     rows: [Known; KEYS],
+    /// Where their head records were.
+    heads: [Option<Head>; KEYS],
     /// How often each row went.
     went: [u32; KEYS],
 }
@@ -127,7 +129,7 @@ impl<'s> World<'s> {
         let Made { store, shapes, deterministic } = made;
         let table = |position: usize| {
             let (dim, chunk) = shapes.get(position).copied().unwrap_or((1, 1));
-            Table { dim, chunk: chunk.min(dim), rows: [NO_ROW; KEYS], went: [0; KEYS] }
+            Table { dim, chunk: chunk.min(dim), rows: [NO_ROW; KEYS], heads: [None; KEYS], went: [0; KEYS] }
         };
         World {
             store,

@@ -71,7 +71,7 @@ impl World<'_> {
         for position in 0..self.table_count {
             let table = (round as usize * 7 + position) % self.table_count;
             self.seam.rows(table, from, |row| {
-                let RowView { key, live, head, utilities, .. } = row;
+                let RowView { key, live, first: head, utilities, .. } = row;
                 rows.push(RowBefore { table, number: number(key), live, head, utilities });
             });
         }
