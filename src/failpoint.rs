@@ -29,6 +29,8 @@ points! {
     /// About to ask which pages are in memory.
     Residency,
     // ===== Slab
+    /// A word of a superblock that lends was seen to have free bits; it is about to be taken.
+    SlotsSeen,
     /// A word of free bits is in this thread's hands only.
     SlotsTaken,
     /// A superblock is not on offer, and will be looked at once more.
@@ -111,6 +113,8 @@ points! {
     UnitsChanged,
     /// One more row was measured.
     RowMeasured,
+    /// All rows were measured, and the threshold is found.
+    CutBegins,
     /// One more row was cut.
     RowCut,
     /// Superblocks are marked to be emptied.
@@ -124,9 +128,13 @@ points! {
 }
 
 /// Says that a point is reached.
-#[cfg(any(not(test), loom, shuttle))]
+#[cfg(any(not(any(test, fuzzing)), loom, shuttle))]
 #[inline(always)]
 pub(crate) fn reach(_point: Point) {}
+
+/// Says that a point is reached, where a fuzz case may let other simulated threads run.
+#[cfg(all(fuzzing, not(any(test, loom))))]
+pub(crate) use crate::interleave::reach;
 
 /// Says that a system call comes next, and fails in its place if a test wants it to.
 #[cfg(any(not(test), loom, shuttle))]

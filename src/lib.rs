@@ -65,6 +65,8 @@ mod error;
 mod failpoint;
 mod id;
 mod importance;
+#[cfg(all(fuzzing, not(loom)))]
+mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod optim;
@@ -91,6 +93,17 @@ pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]
 pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats};
+
+/// What the fuzz targets need beyond the public API.
+#[cfg(all(fuzzing, not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::directory::fuzzing::{Inserted, Pinned, Remains, Tree, Verdict};
+    pub use crate::interleave::{Place, interruptible};
+    pub use crate::store::fuzzing::{
+        BegunCut, CHUNKS_MAX, Figures, Head, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
+    };
+}
 
 /// The README's program, compiled and run with the documentation's tests.
 #[cfg(doctest)]

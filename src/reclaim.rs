@@ -118,6 +118,8 @@ impl Drop for Retired<'_> {
 
 #[cfg(not(loom))]
 pub(crate) use collector::Reclaimer;
+#[cfg(all(fuzzing, not(loom)))]
+pub use collector::Simulated;
 
 #[cfg(not(loom))]
 mod collector {
@@ -129,6 +131,27 @@ mod collector {
     thread_local! {
         /// This thread's registration with each store it has used.
         static HANDLES: RefCell<Vec<(Weak<Reclaimer>, LocalHandle)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A simulated thread: its registrations, which take the place of this thread's own while it runs.
+    #[cfg(fuzzing)]
+    #[derive(Default)]
+    pub struct Simulated(RefCell<Vec<(Weak<Reclaimer>, LocalHandle)>>);
+
+    #[cfg(fuzzing)]
+    impl Simulated {
+        /// Whether another simulated thread may run now: not while this one is pinning itself.
+        pub fn can_switch() -> bool {
+            HANDLES.with(|handles| handles.try_borrow_mut().is_ok())
+        }
+
+        /// Runs something as this thread.
+        pub fn run<T>(&self, operation: impl FnOnce() -> T) -> T {
+            HANDLES.with(|handles| handles.swap(&self.0));
+            let result = operation();
+            HANDLES.with(|handles| handles.swap(&self.0));
+            result
+        }
     }
 
     /// A store's collector.

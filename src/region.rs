@@ -26,9 +26,10 @@ impl Drop for Region {
     }
 }
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 type Memory = memmap2::MmapRaw;
-#[cfg(any(loom, shuttle))]
+// A fuzz case makes a store for a few dozen operations: mapping memory would take longer than those.
+#[cfg(any(loom, shuttle, fuzzing))]
 type Memory = Box<[AtomicU32]>;
 
 impl Region {
@@ -63,7 +64,7 @@ impl Region {
         &self.words()[start..start + len]
     }
 
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
     #[inline]
     fn words(&self) -> &[AtomicU32] {
         let words = self.superblocks as usize * self.superblock_words;
@@ -72,7 +73,7 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), words) }
     }
 
-    #[cfg(any(loom, shuttle))]
+    #[cfg(any(loom, shuttle, fuzzing))]
     fn words(&self) -> &[AtomicU32] {
         &self.memory
     }
@@ -80,7 +81,7 @@ impl Region {
     /// Gives a superblock's memory back to the system; its words read as zero from then on.
     ///
     /// The caller owns every chunk of the superblock and no thread can still hold one of them.
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
         fault(Point::Decommit)?;
         let bytes = self.superblock_words * 4;
@@ -89,8 +90,9 @@ impl Region {
         unsafe { self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, index as usize * bytes, bytes) }
     }
 
-    #[cfg(any(loom, shuttle))]
+    #[cfg(any(loom, shuttle, fuzzing))]
     pub(crate) fn decommit(&self, index: u32) -> io::Result<()> {
+        fault(Point::Decommit)?;
         #[cfg(loom)]
         if SYSTEM_KEEPS.get() {
             return Err(io::ErrorKind::Other.into());
@@ -101,8 +103,14 @@ impl Region {
         Ok(())
     }
 
+    #[cfg(fuzzing)]
+    pub(crate) fn resident_bytes(&self, _index: u32) -> io::Result<u64> {
+        fault(Point::Residency)?;
+        Ok(self.superblock_bytes())
+    }
+
     /// Bytes of superblock `index` that are in memory now, as the system counts them.
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
     pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
         fault(Point::Residency)?;
         let page = page_bytes();
@@ -135,13 +143,13 @@ pub(crate) fn thread_time() -> std::time::Duration {
 }
 
 /// The system's page size in bytes.
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 pub(crate) fn page_bytes() -> usize {
     // SAFETY: `sysconf` has no preconditions.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 fn map(bytes: usize) -> io::Result<Memory> {
     let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
     Ok(memmap2::MmapRaw::from(map))
@@ -153,12 +161,12 @@ thread_local! {
     pub(crate) static SYSTEM_KEEPS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-#[cfg(any(loom, shuttle))]
+#[cfg(any(loom, shuttle, fuzzing))]
 fn map(bytes: usize) -> io::Result<Memory> {
     Ok((0..bytes / 4).map(|_| AtomicU32::new(0)).collect())
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(all(test, not(any(loom, shuttle, fuzzing))))]
 mod tests {
     use super::*;
     use crate::sync::Ordering;

@@ -57,6 +57,12 @@ pub(crate) fn is_live(record: &[AtomicU32]) -> bool {
     record[0].load(Ordering::Acquire) & LIVE != 0
 }
 
+/// Whether somebody has a record claimed at this moment.
+#[cfg(fuzzing)]
+pub(crate) fn is_claimed(record: &[AtomicU32]) -> bool {
+    record[0].load(Ordering::Relaxed) & CLAIMED != 0
+}
+
 /// Makes a record live that nobody else can reach yet, unclaimed, with a count that goes on from its last use, so that
 /// not even a wild reader could take one for the other. Relaxed: published with the record's index.
 pub(crate) fn start(record: &[AtomicU32]) {

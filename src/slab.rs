@@ -341,6 +341,7 @@ impl Slab {
             if bits.load(Ordering::Relaxed) == 0 {
                 continue;
             }
+            reach(Point::SlotsSeen);
             // Acquire: pairs with the Release in `free`, so the last owner's use of the records is over.
             let taken = bits.swap(0, Ordering::Acquire);
             if taken != 0 {
@@ -390,6 +391,9 @@ impl Slab {
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
         watch::freed(self.record(index));
+        // Whoever still reads it does not find what was there; the sequence word's count goes on.
+        #[cfg(fuzzing)]
+        self.record(index)[1..].iter().for_each(|word| word.store(0x7EAD_7EAD, Ordering::Relaxed));
         let slot = self.slot_of(index);
         self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
     }

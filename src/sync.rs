@@ -27,7 +27,8 @@ pub(crate) use std::{thread, thread_local};
 /// Waits a moment inside a retry loop: a processor hint, then a yield once spinning has not helped.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) fn spin_wait(attempt: u32) {
-    if attempt < 64 {
+    // Simulated threads of a fuzz case have nobody to hand over to.
+    if attempt < 64 || cfg!(fuzzing) {
         std::hint::spin_loop();
     } else {
         std::thread::yield_now();

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// What each part may use. Parts that are not named here fail the test.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &[]),
-    ("failpoint", &["sync"]),
+    ("failpoint", &["interleave", "sync"]),
+    ("interleave", &["failpoint"]),
     ("simd", &[]),
     ("error", &["id"]),
     ("id", &[]),

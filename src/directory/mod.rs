@@ -15,6 +15,8 @@
 //!
 //! The directory knows nothing of rows: a caller's closure says whether the row at an index has the key it means.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod segment;
 
 use crate::budget::{Budget, OverBudget};
@@ -26,8 +28,10 @@ use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
 /// Bits of the tag that one level of nodes consumes.
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 const NODE_BITS: u32 = 6;
+#[cfg(fuzzing)]
+const NODE_BITS: u32 = 2;
 #[cfg(any(loom, shuttle))]
 const NODE_BITS: u32 = 1;
 const NODE_SLOTS: usize = 1 << NODE_BITS;

@@ -7,18 +7,22 @@ use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::{Guard, Owned, Shared};
 
 /// Row words of one cache line.
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 const BUCKET_SLOTS: usize = 8;
-#[cfg(any(loom, shuttle))]
+#[cfg(any(loom, shuttle, fuzzing))]
 const BUCKET_SLOTS: usize = 2;
 /// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
+#[cfg(not(fuzzing))]
 const BUCKET_BITS: u32 = 14;
+/// So that a fuzz case comes to the longest prefix.
+#[cfg(fuzzing)]
+const BUCKET_BITS: u32 = 26;
 /// Longest prefix a segment can have.
 pub(super) const MAX_DEPTH: u32 = 32 - BUCKET_BITS;
 /// A segment beyond this many buckets is split rather than enlarged, unless its prefix is as long as can be.
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, fuzzing)))]
 const SPLIT_BUCKETS: usize = 64;
-#[cfg(any(loom, shuttle))]
+#[cfg(any(loom, shuttle, fuzzing))]
 const SPLIT_BUCKETS: usize = 2;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
@@ -61,6 +65,14 @@ pub(super) struct Segment {
     replacement: Atomic<Segment>,
     /// Set on the lower half of a split before it is published: the upper half.
     upper_half: Atomic<Segment>,
+}
+
+/// Whoever still reads a segment that is freed meets words that no row ever had.
+#[cfg(fuzzing)]
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.buckets.iter().flat_map(|bucket| &bucket.0).for_each(|slot| slot.store(!0 >> 2, Ordering::Relaxed));
+    }
 }
 
 /// What [`Segment::find`] met.

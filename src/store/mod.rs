@@ -3,6 +3,8 @@
 mod check;
 mod clock;
 mod compact;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gather;
 mod grow;
 mod iter;

@@ -9,11 +9,14 @@ use crate::sketch::Sketch;
 use crate::slab::Superblocks;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
-#[cfg(not(shuttle))]
+#[cfg(not(any(shuttle, fuzzing)))]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
 /// In models a superblock has room for three rows.
 #[cfg(shuttle)]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 128..=128;
+/// So small that a handful of rows fills one.
+#[cfg(fuzzing)]
+const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=2 << 20;
 
 /// Sizes that follow from the configuration.
 pub(super) struct Plan {

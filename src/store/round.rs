@@ -117,6 +117,9 @@ impl Inner {
         let stride = (self.live_rows() / SAMPLE).clamp(1, STRIDE_MAX);
         self.tables.iter().for_each(|table| self.measure(table, stride, scratch.rounds, &mut scratch.chunks));
         let cut = scratch.chunks.cut(wanted);
+        #[cfg(fuzzing)]
+        super::fuzzing::CUT.set(Some((cut, wanted)));
+        reach(Point::CutBegins);
         self.sweep(cut, moving, scratch.rounds, report);
         self.set_threshold(cut.threshold.min(f32::MAX));
         report.threshold = cut.threshold;
@@ -306,7 +309,7 @@ impl Inner {
 
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
     #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    fn shrink_row(
+    pub(super) fn shrink_row(
         &self,
         table: &Table,
         chains: &Chains<'_>,
@@ -352,7 +355,7 @@ impl Inner {
 }
 
 /// What was taken from a row: chunks while it stayed, and the row itself.
-struct Taken {
+pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
 }

@@ -62,7 +62,7 @@ pub(super) fn case(point: Point) -> Case {
         RowHalfRead => (Kind::Sparse, Read, 5),
         Claimed | ChunkStepped => (Kind::Sparse, Update, 6),
         SharedRowStepped => (Kind::Sparse, Shared, 1),
-        SlotsTaken | SlotsPutBack | RowWritten | RowEntered | ChunkGrown => (Kind::Sparse, Insert, 2),
+        SlotsSeen | SlotsTaken | SlotsPutBack | RowWritten | RowEntered | ChunkGrown => (Kind::Sparse, Insert, 2),
         Withdrawn | SuperblockReserved | SuperblockTaken | SuperblockAcquired => (Kind::Full, Insert, 0),
         SuperblockHalfCommitted => (Kind::Full, Insert, 2),
         SuccessorReserved | SegmentFrozen | SuccessorBuilt | SegmentReplaced | SegmentUnlinked => {
@@ -77,6 +77,7 @@ pub(super) fn case(point: Point) -> Case {
         RoundBegun | EvacuationBegun | Compacted | RoundEnding => (Kind::Sparse, Round, 0),
         UnitsChanged | RowEvacuated => (Kind::Sparse, Round, 100),
         RowMeasured | RowCut => (Kind::Full, Round, 300),
+        CutBegins => (Kind::Full, Round, 0),
         TailCopied | HeadCopied | HeadPublished => (Kind::Sparse, Round, 3),
         SuperblockHalfRetired => (Kind::Sparse, Round, 5),
         SuperblockRetired | Decommit | Decommitted | SuperblockVacant => (Kind::Sparse, Round, 1),
@@ -84,7 +85,8 @@ pub(super) fn case(point: Point) -> Case {
     let claims = match point {
         Claimed | ChunkStepped | ChunkGrown | ChunkTaken | TailCopied | HeadCopied | UnitsChanged => Claims::One,
         // Growth takes its records under the row's claim; a round's look at a row may end with a claim or without.
-        SlotsTaken
+        SlotsSeen
+        | SlotsTaken
         | Withdrawn
         | SlotsPutBack
         | SuperblockReserved
@@ -95,7 +97,8 @@ pub(super) fn case(point: Point) -> Case {
         SharedRowStepped => Claims::Shared,
         _ => Claims::None,
     };
-    let pinned = !matches!(point, Reserve | Residency | RoundBegun | EvacuationBegun | Compacted | RoundEnding);
+    let pinned =
+        !matches!(point, Reserve | Residency | RoundBegun | CutBegins | EvacuationBegun | Compacted | RoundEnding);
     let freezes = matches!(point, WordFrozen | SegmentFrozen | SuccessorBuilt);
     Case { kind, script, skip, claims, pinned, freezes }
 }
