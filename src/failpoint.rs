@@ -17,6 +17,10 @@ macro_rules! points {
         impl Point {
             pub(crate) const ALL: &[Point] = &[$(Point::$point),*];
         }
+
+        // Sets of points are bits of one word.
+        #[cfg(all(test, not(any(loom, shuttle))))]
+        const _: () = assert!(Point::ALL.len() <= 64);
     };
 }
 

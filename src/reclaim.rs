@@ -159,11 +159,13 @@ mod collector {
         collector: Collector,
         /// Calls run that `collect` deferred.
         ran: Arc<AtomicU64>,
+        /// The last collection could not go on.
+        stuck: AtomicBool,
     }
 
     impl Reclaimer {
         pub(crate) fn new() -> Arc<Reclaimer> {
-            Arc::new(Reclaimer { collector: Collector::new(), ran: Arc::default() })
+            Arc::new(Reclaimer { collector: Collector::new(), ran: Arc::default(), stuck: AtomicBool::new(false) })
         }
 
         /// Pins the calling thread: no record it finds from now on is reused until the guard is dropped.
@@ -192,7 +194,9 @@ mod collector {
             let done = Arc::new(AtomicBool::new(false));
             // Calls run in the order in which they were deferred, so this one runs after all that came before.
             let mut last = Some(Arc::clone(&done));
-            let (mut least, mut ran, mut idle) = (u64::MAX, 0, 0);
+            // Behind a reader that stays, the calls of one collection are enough to see that it went.
+            let mut stuck = self.stuck.load(Ordering::Relaxed);
+            let (mut least, mut ran, mut idle) = (outstanding(), self.ran.load(Ordering::Relaxed), 0);
             // The epoch must advance twice past a retirement, and a flush advances it at most once and runs a few bags.
             // Some of these hold nothing of ours but the collector's own nodes, as many as there were bags before. So
             // each flush here puts a call of its own in its bag: progress is what is outstanding, or one of those calls.
@@ -202,8 +206,13 @@ mod collector {
                     return;
                 }
                 idle = if now < least || ran_now != ran { 0 } else { idle + 1 };
+                stuck &= idle > 0;
                 (least, ran) = (least.min(now), ran_now);
                 let guard = self.pin();
+                if stuck {
+                    guard.flush();
+                    continue;
+                }
                 let (counter, last) = (Arc::clone(&self.ran), last.take());
                 guard.defer(move || {
                     counter.fetch_add(1, Ordering::Relaxed);
@@ -213,6 +222,7 @@ mod collector {
                 });
                 guard.flush();
             }
+            self.stuck.store(idle == 8, Ordering::Relaxed);
         }
     }
 }

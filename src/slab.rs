@@ -111,13 +111,15 @@ impl Superblocks {
         kept * self.region.superblock_bytes()
     }
 
-    /// Bytes of the committed superblocks that are in memory now.
+    /// Bytes of the committed superblocks that are in memory now, and of those that the system did not take back. One that
+    /// waits for its grace period is not among them.
     #[cfg(not(loom))]
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for (index, owner) in self.owner.iter().enumerate() {
             let kept = self.kept[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
-            if kept || owner.load(Ordering::Relaxed) != 0 {
+            let owner = owner.load(Ordering::Relaxed);
+            if kept || owner != 0 && owner & RETIRED == 0 {
                 bytes += self.region.resident_bytes(index as u32)?;
             }
         }

@@ -35,6 +35,20 @@ pub(crate) fn spin_wait(attempt: u32) {
     }
 }
 
+/// Waits long enough for another thread to end a batch.
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) fn pause() {
+    if !cfg!(fuzzing) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// In a model no time passes.
+#[cfg(shuttle)]
+pub(crate) fn pause() {
+    spin_wait(u32::MAX);
+}
+
 /// Under the model checker every wait must hand over, or the waiting thread alone is explored.
 #[cfg(loom)]
 pub(crate) fn spin_wait(_attempt: u32) {

@@ -122,9 +122,11 @@ impl Inner {
     /// of rounds that had no reason to walk them.
     fn tidy(&self) {
         for table in &self.tables {
-            if table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY {
+            let small = table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY;
+            if !table.has_lost_rows() || small {
                 continue;
             }
+            table.note_tidied();
             let mut next = Some(0);
             while let Some(at) = next {
                 let guard = self.reclaimer.pin();

@@ -14,6 +14,8 @@ mod policy;
 mod progress;
 mod pruner;
 mod round;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod round_tests;
 mod shared_rows;
 mod stats;
 mod table;

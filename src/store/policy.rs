@@ -50,11 +50,12 @@ impl Inner {
         self.breadth.store(breadth.clamp(1.0, BREADTH_MAX).to_bits(), Ordering::Relaxed);
     }
 
-    pub(super) fn headroom(&self) -> f32 {
-        match &self.config.policy {
-            Policy::None => 0.0,
-            Policy::Fiited(policy) => policy.headroom,
-        }
+    /// Bytes that a round leaves free. Never more than a fifth of the budget for rounds having waited.
+    pub(super) fn headroom_bytes(&self) -> u64 {
+        let Policy::Fiited(policy) = &self.config.policy else { return 0 };
+        let breadth = f32::from_bits(self.breadth.load(Ordering::Relaxed));
+        let part = (policy.headroom * breadth).min(policy.headroom.max(0.2));
+        (self.budget.limit() as f64 * f64::from(part)) as u64
     }
 
     pub(super) fn round_share(&self) -> f32 {

@@ -50,6 +50,8 @@ pub(super) struct Table {
     scale: AtomicU32,
     /// Batches that the scale was learnt from.
     batches: AtomicU64,
+    /// Rows when the directory was last tidied, or the most since.
+    rows_tidied: AtomicU64,
 }
 
 impl Table {
@@ -78,6 +80,7 @@ impl Table {
             learning_rate: AtomicU32::new(config.optimizer.learning_rate().to_bits()),
             scale: AtomicU32::new(0),
             batches: AtomicU64::new(0),
+            rows_tidied: AtomicU64::new(0),
             config,
             layout,
         })
@@ -160,6 +163,18 @@ impl Table {
     /// below zero for the reader.
     pub(super) fn dims_histogram(&self) -> Vec<u64> {
         self.rows_by_chunks.iter().map(|rows| (rows.load(Ordering::Relaxed) as i64).max(0) as u64).collect()
+    }
+
+    /// Whether a quarter of the rows have gone since the directory was last tidied: until then it is as small as it gets.
+    pub(super) fn has_lost_rows(&self) -> bool {
+        let rows = self.live_rows();
+        let most = self.rows_tidied.fetch_max(rows, Ordering::Relaxed).max(rows);
+        rows * 4 < most * 3
+    }
+
+    /// Notes that the directory is tidied now.
+    pub(super) fn note_tidied(&self) {
+        self.rows_tidied.store(self.live_rows(), Ordering::Relaxed);
     }
 
     pub(super) fn live_rows(&self) -> u64 {
