@@ -227,7 +227,7 @@ def caught(bug, copy):
     if outcome.running != 1:
         return f"{words[-1]} names {outcome.running} tests", outcome.output
     # What a sanitizer says in one line, where one has caught it.
-    summary = re.search(r"^SUMMARY: (\w+: \S+)", outcome.output, re.M)
+    summary = re.search(r"^SUMMARY: (\w+: [a-z -]+?) /", outcome.output, re.M)
     return None, summary.group(1) if summary else outcome.why
 
 
