@@ -49,14 +49,17 @@ case $kind in
         # Free records are poisoned (src/watch.rs), whose own tests run with the others of the library.
         instrumented "--cfg dimslab_asan" asan --lib --test model --test stress
         export PROPTEST_CASES=${PROPTEST_CASES:-40}
-        tests --lib --test model
+        tests --lib --test model -- --skip a_panic_anywhere
+        # A panic in the middle of a change loses what was half done, which that test bounds: no leak to be reported.
+        ASAN_OPTIONS=detect_leaks=0 tests --lib a_panic_anywhere
         stress
         ;;
     leak)
         # What AddressSanitizer looks for at the end of a process as well, without its other checks.
         instrumented "" lsan --lib --test model --test stress
         export PROPTEST_CASES=${PROPTEST_CASES:-40}
-        tests --lib --test model
+        # But for a test of panics in the middle of a change, which lose what was half done; it says how much.
+        tests --lib --test model -- --skip a_panic_anywhere
         stress
         ;;
     thread)
