@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Plants one bug at a time and sees that the test which is there for it fails.
 
-Usage: .ci/planted.py [--list] [NAME...]     e.g. `.ci/planted.py bug_no_reader_fence`
+Usage: .ci/planted.py [--list] [--kind=KIND,...] [NAME...]     e.g. `.ci/planted.py --kind=asan,tsan`
+
+KIND chooses bugs by what catches them: loom, test, shuttle, asan, tsan. Stress tests run for DIMSLAB_STRESS_SECONDS, 3 if
+not given, and shuttle's models in DIMSLAB_SHUTTLE_ITERATIONS schedules of each scheduler, 3000 if not given.
 
 A bug that is planted is a test of a test: of a checker that misses things, of a model whose bound is too low, of an
 assertion that went with a change. Each is an edit to a copy of the crate under the target directory, and no feature of
@@ -14,6 +17,7 @@ if its test does not run, or if its test passes. That the tests pass without the
 
 import collections
 import os
+import re
 import sys
 
 sys.dont_write_bytecode = True
@@ -25,10 +29,32 @@ Bug = collections.namedtuple("Bug", "name file old new kind test")
 KINDS = {
     "loom": [".ci/loom.sh"],
     "test": ["cargo", "test", "--no-default-features"],
+    "shuttle": [".ci/shuttle.sh", os.environ.get("DIMSLAB_SHUTTLE_ITERATIONS", "3000")],
+    "asan": [".ci/sanitize.sh", "address", os.environ.get("DIMSLAB_STRESS_SECONDS", "3")],
+    "tsan": [".ci/sanitize.sh", "thread", os.environ.get("DIMSLAB_STRESS_SECONDS", "3")],
 }
-SECONDS = 300
+# Of the build and the test of one bug.
+SECONDS = 600
 UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
 STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
+HANDFUL, NO_UPDATE = "a_handful_of_keys_comes_and_goes", "no_update_is_lost_while_rows_around_come"
+WRITE_ROW = """\
+        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        reach(Point::RowWritten);
+"""
+ENTER_ROW = """\
+        let entered =
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+"""
+COUNTED_TWICE = """\
+        let retired = self.budget.awaiting() + self.slabs.retired_bytes();
+        let room = self.budget.room() + self.superblocks.kept_bytes();
+        retired + room + self.slabs.free_bytes()
+"""
+LEFT_OUT = """\
+        let room = self.budget.room() + self.superblocks.kept_bytes();
+        room + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
+"""
 
 BUGS = [
     # ===== The checker
@@ -151,6 +177,38 @@ BUGS = [
         "let position = (position + 1) % combined.keys.len();\n"
         "            let grad = &combined.grads[position * dim..(position + 1) * dim];",
         "test", "--test basic every_key_is_legal"),
+    # ===== What only threads that run show: sanitizers under stress
+    Bug("bug_no_grace_period_asan", "src/reclaim.rs",
+        "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
+        "asan", HANDFUL),
+    Bug("bug_payload_one_word_too_long", "src/rowcopy.rs",
+        "        to.store(from.to_bits(), Ordering::Relaxed);\n    }\n",
+        "        to.store(from.to_bits(), Ordering::Relaxed);\n    }\n"
+        "    unsafe { &*to.as_ptr().add(to.len()) }.fetch_or(0, Ordering::Relaxed);\n",
+        "asan", HANDFUL),
+    Bug("bug_moved_tail_retired_twice", "src/store/compact.rs",
+        "            retired.push(table.tails, from);\n",
+        "            retired.push(table.tails, from);\n            retired.push(table.tails, from);\n",
+        "asan", NO_UPDATE),
+    Bug("bug_relaxed_publish_tsan", "src/directory/segment.rs",
+        "slot.compare_exchange(EMPTY, word, Ordering::Release,", "slot.compare_exchange(EMPTY, word, Ordering::Relaxed,",
+        "tsan", HANDFUL),
+    Bug("bug_relaxed_free", "src/slab.rs",
+        "fetch_or(bits, Ordering::Release)", "fetch_or(bits, Ordering::Relaxed)",
+        "tsan", HANDFUL),
+    Bug("bug_relaxed_end_of_a_claim", "src/sequence.rs",
+        "self.record[0].store(self.after, Ordering::Release);", "self.record[0].store(self.after, Ordering::Relaxed);",
+        "tsan", NO_UPDATE),
+    # ===== The whole store, in many schedules
+    Bug("bug_row_entered_before_it_is_written", "src/store/grow.rs",
+        WRITE_ROW + ENTER_ROW, ENTER_ROW + WRITE_ROW,
+        "shuttle", "rows_made_by_all_are_there_once"),
+    Bug("bug_reader_believes_at_once_shuttle", "src/sequence.rs",
+        "                && record[0].load(Ordering::Relaxed) == before\n", "",
+        "shuttle", "one_keys_history_is_linearizable"),
+    Bug("bug_bytes_on_their_way_not_counted", "src/store/round.rs",
+        COUNTED_TWICE, LEFT_OUT,
+        "shuttle", "no_update_is_lost_while_neighbours_are_pruned"),
 ]  # fmt: skip
 
 
@@ -168,14 +226,25 @@ def caught(bug, copy):
         return f"{words[-1]} passes", outcome.output
     if outcome.running != 1:
         return f"{words[-1]} names {outcome.running} tests", outcome.output
-    return None, outcome.why
+    # What a sanitizer says in one line, where one has caught it.
+    summary = re.search(r"^SUMMARY: (\w+: [a-z -]+?) /", outcome.output, re.M)
+    return None, summary.group(1) if summary else outcome.why
 
 
 def main():
     names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    chosen = [bug for bug in BUGS if not names or bug.name in names]
+    kinds = [
+        kind
+        for argument in sys.argv[1:] if argument.startswith("--kind=")
+        for kind in argument.removeprefix("--kind=").split(",")
+    ]  # fmt: skip
+    chosen = [bug for bug in BUGS if (not names or bug.name in names) and (not kinds or bug.kind in kinds)]
     if unknown := set(names) - {bug.name for bug in BUGS}:
         sys.exit(f"no such bug: {' '.join(sorted(unknown))}")
+    if unknown := set(kinds) - set(KINDS):
+        sys.exit(f"no such kind: {' '.join(sorted(unknown))}")
+    if not chosen:
+        sys.exit("no bug is of that name and kind")
     if "--list" in sys.argv:
         print("\n".join(f"{bug.name}: {bug.kind} {bug.test}" for bug in chosen))
         return

@@ -1,6 +1,7 @@
 """Runs tests on an edited copy of the crate: what `mutate.py` and `planted.py` share.
 
-The copy is under the target directory and keeps its modification times, so that only what was edited is built anew.
+The copy is under the target directory, with a target directory of its own: cargo goes by names and modification times
+within a package, so that in a shared one it would run the tests of the copy, bug and all, for those of the crate.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Outcome:
 
 class Copy:
     def __init__(self, name):
-        self.path = TARGET / name
+        self.path, self.target = TARGET / name / "crate", TARGET / name / "target"
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         for entry in FILES:
@@ -56,7 +57,7 @@ class Copy:
         """
         # A run that was ended early has not put it back.
         shutil.copy2(ROOT / "Cargo.lock", self.path / "Cargo.lock")
-        environment = os.environ | {"CARGO_TARGET_DIR": str(TARGET), "CARGO_TERM_COLOR": "never"} | (variables or {})
+        environment = os.environ | {"CARGO_TARGET_DIR": str(self.target), "CARGO_TERM_COLOR": "never"} | (variables or {})
         process = subprocess.Popen(
             command, cwd=self.path, env=environment, text=True, errors="replace", start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -158,9 +158,11 @@ impl Superblocks {
             // The memory stays resident (locked pages do), so it stays counted. It has to read as zero all the same:
             // where this slab has a record the next one may have free bits, and a late `offer` may lead a thread to them
             // before `commit` has stored them.
+            watch::acquired(self.region.superblock(index));
             for word in self.region.superblock(index) {
                 word.store(0, Ordering::Relaxed);
             }
+            watch::given_back(self.region.superblock(index));
             self.committed.fetch_add(1, Ordering::Relaxed);
             self.budget.keep_retired(self.region.superblock_bytes());
             // Release: pairs with the Acquire in `take_lowest`.

@@ -21,7 +21,7 @@ pub(crate) const LINK_STORE: Ordering = if cfg!(dimslab_tsan) { Ordering::Releas
 pub(crate) const LINK_LOAD: Ordering = if cfg!(dimslab_tsan) { Ordering::Acquire } else { Ordering::Relaxed };
 
 /// Words from the start of a record to the start of the next.
-pub(crate) fn padded(words: usize) -> usize {
+pub(crate) const fn padded(words: usize) -> usize {
     if cfg!(dimslab_asan) { (words.div_ceil(2) + 1) * 2 } else { words }
 }
 

@@ -30,11 +30,18 @@ impl Pruner {
     }
 
     /// Whether the thread has panicked: it does not end otherwise while this is there.
+    #[cfg(not(shuttle))]
     pub(super) fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    #[cfg(test)]
+    /// In a model a panic ends the whole run.
+    #[cfg(shuttle)]
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_none()
+    }
+
+    #[cfg(all(test, not(shuttle)))]
     pub(super) fn thread(&self) -> std::thread::ThreadId {
         self.thread.as_ref().map(|thread| thread.thread().id()).expect("set until it is dropped")
     }

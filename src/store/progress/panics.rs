@@ -7,6 +7,7 @@
 
 use super::*;
 use crate::store::StoreError;
+use crate::watch::padded;
 
 /// What a panic may lose.
 #[derive(Default)]
@@ -19,8 +20,8 @@ struct Lost {
     row: bool,
 }
 
-const RECORD: u64 = 9 * 4;
-const WHOLE_ROW: u64 = RECORD + 3 * 6 * 4;
+const RECORD: u64 = padded(9) as u64 * 4;
+const WHOLE_ROW: u64 = RECORD + 3 * padded(6) as u64 * 4;
 const SUPERBLOCK: u64 = 16 << 10;
 /// What replacing a segment reserves, at most.
 const REPLACEMENT: u64 = 8 << 10;
