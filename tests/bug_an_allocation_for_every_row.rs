@@ -26,9 +26,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// Catches: an allocation for each row made, trained, read or removed.
+// Catches: an allocation for each row made, trained or read, and more than a removal by hand has today.
 #[test]
-fn rows_are_made_trained_read_and_removed_without_an_allocation_each() {
+fn rows_are_made_trained_and_read_without_an_allocation_each() {
     let table = TableConfig::new("t", 16).optimizer(Optimizer::Sgd { lr: 1.0 });
     let store = Store::new(StoreConfig::new(16 << 20).policy(Policy::None), vec![table]).unwrap();
     let t = TableId::new(0);
@@ -50,8 +50,8 @@ fn rows_are_made_trained_read_and_removed_without_an_allocation_each() {
         store.apply_gradients(t, &keys, &grads).unwrap();
     });
     counted("read 40,000 rows", 10, &mut || store.gather(t, &keys, &mut out).unwrap());
-    // A removal by hand is a call of its own: a list of what it retired and a place in the collector's queue.
-    counted("remove 1,000 rows", 16_000, &mut || {
+    // A removal by hand is a call of its own, with three: a list of what it retired and places in the collector's queue.
+    counted("remove 1,000 rows", 3_100, &mut || {
         keys[..1000].iter().for_each(|&key| assert!(store.remove(t, key).unwrap()));
     });
     store.validate().unwrap();

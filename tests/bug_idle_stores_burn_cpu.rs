@@ -2,13 +2,28 @@
 #![cfg(target_os = "linux")]
 
 use dimslab::{FiitedConfig, Policy, Store, StoreConfig, TableConfig, TableId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Processor time of this process, in ticks (of which there are 100 a second on Linux).
 fn ticks() -> u64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Waits until this process has used no processor time for half a second: the last rounds are over, and so are the rests
+/// after which a pruning thread may begin another.
+fn settle() {
+    let begin = Instant::now();
+    let (mut used, mut since) = (ticks(), Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = ticks();
+        if now != used {
+            (used, since) = (now, Instant::now());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "idle stores do not come to rest");
+    }
 }
 
 // Catches: a pruning thread that polls, or rounds that begin without a step.
@@ -28,8 +43,7 @@ fn idle_stores_use_no_processor_time() {
             store
         })
         .collect();
-    // Until the last rounds are over.
-    std::thread::sleep(Duration::from_millis(300));
+    settle();
     let before = ticks();
     std::thread::sleep(Duration::from_secs(2));
     let used = ticks() - before;

@@ -309,16 +309,18 @@ fn check_against_formulas(shapes: &[Shape], ops: &[Op], deterministic: bool) {
     store.validate().unwrap();
 }
 
+/// Every row of the model is listed as it is, and no other.
+fn check_listing(store: &Store, index: usize, table: &ModelTable) {
+    let mut listed = 0;
+    for row in store.iter(TableId::new(index)).unwrap() {
+        listed += 1;
+        assert!(table.rows.contains_key(&row.key), "key {} is listed", row.key);
+        assert!(table.agree(&row.values, &table.row(row.key)), "key {}: {:?}", row.key, row.values);
+    }
+    assert_eq!(listed, table.rows.len());
+}
+
 fn formula_op(store: &Store, model: &mut [ModelTable], op: &Op, deterministic: bool) {
-    let all_rows = |store: &Store, index: usize, table: &ModelTable| {
-        let mut listed = 0;
-        for row in store.iter(TableId::new(index)).unwrap() {
-            listed += 1;
-            assert!(table.rows.contains_key(&row.key), "key {} is listed", row.key);
-            assert!(table.agree(&row.values, &table.row(row.key)), "key {}: {:?}", row.key, row.values);
-        }
-        assert_eq!(listed, table.rows.len());
-    };
     match op {
         Op::Apply { table, keys, seed } => {
             let grads = gradients(keys.len(), model[*table].dim, *seed);
@@ -363,10 +365,10 @@ fn formula_op(store: &Store, model: &mut [ModelTable], op: &Op, deterministic: b
         }
         Op::Prune => {
             store.prune().unwrap();
-            model.iter().enumerate().for_each(|(index, table)| all_rows(store, index, table));
+            model.iter().enumerate().for_each(|(index, table)| check_listing(store, index, table));
             store.validate().unwrap();
         }
-        Op::Iter { table } => all_rows(store, *table, &model[*table]),
+        Op::Iter { table } => check_listing(store, *table, &model[*table]),
         Op::Rate { table, halves } => {
             // Multiples of a half, so that SGD stays exact.
             let rate = *halves as f32 / 2.0;

@@ -1,6 +1,7 @@
 //! No update of a row that stays is lost while the policy prunes its neighbours, rounds move it and others list it.
 
-use dimslab::{Decay, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
+use dimslab::{Decay, Events, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const DIM: usize = 24;
@@ -14,6 +15,32 @@ const BUDGET: u64 = 1 << 20;
 fn duration() -> Duration {
     let seconds = std::env::var("DIMSLAB_STRESS_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs_f64(seconds.unwrap_or(1.5))
+}
+
+/// Longer than it takes on the slowest machine until everything that is to happen has happened.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What has to happen beside the updates for them to show anything, and for how long they go on.
+struct Course {
+    begin: Instant,
+    duration: Duration,
+    /// Chunks that rounds asked for here have moved.
+    moved: AtomicU64,
+    /// Rows that were listed.
+    listed: AtomicU64,
+}
+
+impl Course {
+    /// 3500 go with every wave by hand; the policy takes single chunks, which removal does not.
+    fn is_complete(&self, events: &Events) -> bool {
+        let (moved, listed) = (self.moved.load(Ordering::Relaxed), self.listed.load(Ordering::Relaxed));
+        moved > 0 && listed > 0 && events.shrunk > 1000 && events.refused > 0
+    }
+
+    fn is_over(&self, store: &Store) -> bool {
+        let passed = self.begin.elapsed();
+        passed >= self.duration && (passed >= self.duration + LIMIT || self.is_complete(&store.stats().events))
+    }
 }
 
 struct Random(u64);
@@ -31,8 +58,8 @@ fn kept(row: usize) -> u64 {
     row as u64 * APART
 }
 
-/// Adds 1 to chunks at random until the time is up. Returns how often it was added to each chunk of each row.
-fn add_ones(store: &Store, until: Instant, seed: u64) -> Vec<u32> {
+/// Adds 1 to chunks at random until all is over. Returns how often it was added to each chunk of each row.
+fn add_ones(store: &Store, course: &Course, seed: u64) -> Vec<u32> {
     let t = TableId::new(0);
     let mut random = Random(seed);
     let mut added = vec![0; KEPT as usize * CHUNKS];
@@ -50,7 +77,7 @@ fn add_ones(store: &Store, until: Instant, seed: u64) -> Vec<u32> {
         // Utilities decay with steps, and every chunk is used about as often as there are steps.
         if turn % 20 == 0 {
             store.step().unwrap();
-            if Instant::now() >= until {
+            if course.is_over(store) {
                 break;
             }
         }
@@ -59,10 +86,10 @@ fn add_ones(store: &Store, until: Instant, seed: u64) -> Vec<u32> {
 }
 
 /// Rows of little importance, made in waves, so that the budget is always full and the policy has to choose.
-fn crowd(store: &Store, until: Instant) {
+fn crowd(store: &Store, course: &Course) {
     let t = TableId::new(0);
     let mut random = Random(99);
-    while Instant::now() < until {
+    while !course.is_over(store) {
         let from = 1_000_000 + random.below(40_000);
         for _ in 0..30 {
             let keys: Vec<u64> = (0..200).map(|_| from + random.below(4000)).collect();
@@ -76,8 +103,29 @@ fn crowd(store: &Store, until: Instant) {
     }
 }
 
-#[test]
-fn every_one_that_was_added_is_there_while_neighbours_are_pruned_and_rows_move_and_are_listed() {
+/// Lists the kept rows over and over: whole chunks, each one number.
+fn list(store: &Store, course: &Course) {
+    while !course.is_over(store) {
+        for row in store.iter(TableId::new(0)).unwrap().filter(|row| row.key < KEPT * APART) {
+            assert_eq!(row.live.len(), CHUNKS, "a chunk that is kept alive was pruned");
+            assert!(row.values.chunks(CHUNK).all(|chunk| chunk.iter().all(|value| *value == chunk[0])), "{row:?}");
+            course.listed.fetch_add(1, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn prune(store: &Store, course: &Course) {
+    while !course.is_over(store) {
+        course.moved.fetch_add(store.prune().unwrap().moved, Ordering::Relaxed);
+        let stats = store.stats();
+        assert!(stats.held <= BUDGET && stats.peak <= BUDGET);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A store with the kept rows, whole, all of them 0, and far apart.
+fn store_of_kept_rows() -> Store {
     let policy = FiitedConfig {
         period_steps: 4,
         warmup_steps: 1,
@@ -87,7 +135,7 @@ fn every_one_that_was_added_is_there_while_neighbours_are_pruned_and_rows_move_a
     };
     let config = StoreConfig::new(BUDGET).policy(Policy::Fiited(policy));
     let table = TableConfig::new("t", DIM).chunk(CHUNK).optimizer(Optimizer::Sgd { lr: 1.0 });
-    let store = &Store::new(config, vec![table]).unwrap();
+    let store = Store::new(config, vec![table]).unwrap();
     let t = TableId::new(0);
     // Nothing is full yet, so that all are made whole; the first gradients of a row change no weights.
     let first: Vec<u64> = (0..KEPT * APART).collect();
@@ -100,55 +148,38 @@ fn every_one_that_was_added_is_there_while_neighbours_are_pruned_and_rows_move_a
     for key in first.iter().filter(|key| !key.is_multiple_of(APART)) {
         store.remove(t, *key).unwrap();
     }
-    let until = Instant::now() + duration();
-    let (added, moved, listed) = std::thread::scope(|scope| {
-        let adders: Vec<_> = (1..=3).map(|seed| scope.spawn(move || add_ones(store, until, seed * 77))).collect();
-        scope.spawn(move || crowd(store, until));
-        let lister = scope.spawn(move || {
-            let mut listed = 0;
-            while Instant::now() < until {
-                for row in store.iter(t).unwrap().filter(|row| row.key < KEPT * APART) {
-                    // Whole chunks, each one number.
-                    assert_eq!(row.live.len(), CHUNKS, "a chunk that is kept alive was pruned");
-                    assert!(
-                        row.values.chunks(CHUNK).all(|chunk| chunk.iter().all(|value| *value == chunk[0])),
-                        "{row:?}"
-                    );
-                    listed += 1;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            listed
-        });
-        let rounds = scope.spawn(move || {
-            let mut moved = 0;
-            while Instant::now() < until {
-                moved += store.prune().unwrap().moved;
-                let stats = store.stats();
-                assert!(stats.held <= BUDGET && stats.peak <= BUDGET);
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            moved
-        });
+    store
+}
+
+#[test]
+fn every_one_that_was_added_is_there_while_neighbours_are_pruned_and_rows_move_and_are_listed() {
+    let store = &store_of_kept_rows();
+    let (moved, listed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let course = &Course { begin: Instant::now(), duration: duration(), moved, listed };
+    let added = std::thread::scope(|scope| {
+        let adders: Vec<_> = (1..=3).map(|seed| scope.spawn(move || add_ones(store, course, seed * 77))).collect();
+        scope.spawn(move || crowd(store, course));
+        scope.spawn(move || list(store, course));
+        scope.spawn(move || prune(store, course));
         let mut total = vec![0u32; KEPT as usize * CHUNKS];
         for adder in adders {
             total.iter_mut().zip(adder.join().unwrap()).for_each(|(total, count)| *total += count);
         }
-        (total, rounds.join().unwrap(), lister.join().unwrap())
+        total
     });
     store.validate().unwrap();
     for row in 0..KEPT as usize {
         let mut values = [f32::NAN; DIM];
-        store.gather(t, &[kept(row)], &mut values).unwrap();
+        store.gather(TableId::new(0), &[kept(row)], &mut values).unwrap();
         for (chunk, values) in values.chunks(CHUNK).enumerate() {
             let expected = added[row * CHUNKS + chunk];
             assert!(expected < 1 << 24, "more than an f32 counts");
             assert_eq!(values, [expected as f32; CHUNK], "row {row}, chunk {chunk}");
         }
     }
-    let events = store.stats().events;
-    assert!(moved > 0 && listed > 0, "{moved} moved, {listed} listed");
-    // 3500 go with every wave by hand; the policy takes single chunks, which removal does not.
-    assert!(events.shrunk > 1000 && events.refused > 0, "the policy had nothing to do: {events:?}");
-    eprintln!("{} added, {moved} chunks moved, {listed} rows listed, {events:?}", added.iter().sum::<u32>());
+    let (events, ones) = (store.stats().events, added.iter().sum::<u32>());
+    let (moved, listed) = (course.moved.load(Ordering::Relaxed), course.listed.load(Ordering::Relaxed));
+    let seen = format!("{ones} added, {moved} chunks moved, {listed} rows listed, {events:?}");
+    assert!(course.is_complete(&events), "something that was to happen beside the updates did not: {seen}");
+    eprintln!("{seen}");
 }

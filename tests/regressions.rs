@@ -4,8 +4,9 @@
 //! `bug_dropped_stores_keep_memory.rs`, `bug_idle_stores_burn_cpu.rs`.
 
 use dimslab::{Decay, Fallback, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SGD: Optimizer = Optimizer::Sgd { lr: 1.0 };
 
@@ -245,18 +246,23 @@ fn an_update_never_lands_in_a_row_that_was_evicted_meanwhile() {
     // Primes: a sum of another's value is no multiple of one's own.
     let value = |key: u64| [3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0][key as usize % 8];
     let keys: Vec<u64> = (0..64).collect();
+    // All go on until rows that are not zero were read beside them: zeroes are a multiple of anything.
+    let (begin, seen) = (Instant::now(), AtomicU64::new(0));
+    let more = |turn: u64, least: u64| {
+        turn < least || (seen.load(Ordering::Relaxed) == 0 && begin.elapsed() < Duration::from_secs(60))
+    };
     std::thread::scope(|scope| {
         for thread in 0..2u64 {
             let (store, keys) = (&store, &keys);
             scope.spawn(move || {
-                for turn in 0..20_000u64 {
+                for turn in (0..).take_while(|&turn| more(turn, 20_000)) {
                     let from = (turn * 7 + thread * 13) as usize % 56;
                     // Few steps before a row goes again, so that multiples stay apart.
                     train(store, &keys[from..from + 8], 8, value);
                 }
             });
             scope.spawn(move || {
-                for turn in 0..60_000u64 {
+                for turn in (0..).take_while(|&turn| more(turn, 60_000)) {
                     store.remove(t(), (turn * 31 + thread * 17) % 64).unwrap();
                     if turn % 64 == 0 {
                         store.prune().unwrap();
@@ -264,18 +270,20 @@ fn an_update_never_lands_in_a_row_that_was_evicted_meanwhile() {
                 }
             });
         }
-        let (store, keys) = (&store, &keys);
+        let (store, keys, seen) = (&store, &keys, &seen);
         scope.spawn(move || {
-            for _ in 0..5_000 {
+            for _ in (0..).take_while(|&turn| more(turn, 5_000)) {
                 for (&key, row) in keys.iter().zip(gather(store, keys, 8).chunks(8)) {
                     assert!(
                         row.iter().all(|weight| weight % value(key) == 0.0 && *weight <= 0.0),
                         "key {key}: {row:?}"
                     );
+                    seen.fetch_add(u64::from(row.iter().any(|weight| *weight != 0.0)), Ordering::Relaxed);
                 }
             }
         });
     });
+    assert!(seen.into_inner() > 0, "every row that was read was zero");
     store.validate().unwrap();
 }
 
@@ -314,28 +322,38 @@ fn what_is_counted_as_evicted_is_gone() {
     let keys: Vec<u64> = (0..8000).collect();
     train(&store, &keys, 16, own);
     train(&store, &keys, 16, own);
-    let looks = std::thread::scope(|scope| {
-        let removers: Vec<_> = (0..2)
-            .map(|part| {
-                let (store, keys) = (&store, &keys);
-                scope.spawn(move || {
-                    keys.iter().skip(part).step_by(2).for_each(|&key| {
-                        assert!(store.remove(t(), key).unwrap());
-                    })
-                })
+    let midway = std::thread::scope(|scope| {
+        let (removers, gates): (Vec<_>, Vec<_>) = keys
+            .chunks(4000)
+            .map(|keys| {
+                let (gate, looked) = mpsc::channel();
+                let store = &store;
+                let remover = scope.spawn(move || {
+                    for keys in keys.chunks(500) {
+                        // Only after a look that ended since the last part; if there are no more, one has failed.
+                        while looked.try_recv().is_ok() {}
+                        let _ = looked.recv();
+                        keys.iter().for_each(|&key| assert!(store.remove(t(), key).unwrap()));
+                    }
+                });
+                (remover, gate)
             })
-            .collect();
-        let mut looks = 0;
+            .unzip();
+        let mut midway = 0;
         while !removers.iter().all(|remover| remover.is_finished()) {
             // First the count, then the rows: what was counted must be gone by then.
             let evicted = store.stats().events.evicted;
             let there = gather(&store, &keys, 16).chunks(16).filter(|row| row[0] != 0.0).count() as u64;
             assert!(evicted + there <= 8000, "{evicted} evicted, {there} of 8000 there");
-            looks += 1;
+            midway += u32::from(evicted > 0 && there > 0);
+            // A remover that is done hears no more.
+            for gate in &gates {
+                let _ = gate.send(());
+            }
         }
-        looks
+        midway
     });
-    assert!(looks > 0);
+    assert!(midway > 0, "no look while some were gone and some there");
     assert_eq!(store.stats().events.evicted, 8000);
     assert_eq!(store.iter(t()).unwrap().count(), 0);
     store.validate().unwrap();
@@ -370,7 +388,7 @@ fn growth_passes_every_size() {
         }
         done.send(()).unwrap();
     });
-    match ended.recv_timeout(Duration::from_secs(120)) {
+    match ended.recv_timeout(Duration::from_secs(600)) {
         Ok(()) => {}
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("growth does not end"),
         Err(mpsc::RecvTimeoutError::Disconnected) => panic!("see the panic above"),

@@ -199,6 +199,37 @@ fn a_handful_of_keys_comes_and_goes_under_everyones_hands() {
     store.validate().unwrap();
 }
 
+/// Takes -1 from fixed rows at random until the time is up. Returns how often from each.
+fn take_ones(store: &Store, fixed: &[u64], until: Instant, seed: u64) -> Vec<u32> {
+    let mut random = Random::new(seed);
+    let mut updates = vec![0u32; fixed.len()];
+    while Instant::now() < until {
+        let first = random.below(40) as usize;
+        let keys: Vec<u64> = (0..16).map(|i| fixed[(first + i * 3) % 40]).collect();
+        let applied = store.apply_gradients(TableId::new(0), &keys, &vec![-1.0; keys.len() * DIM]).unwrap();
+        assert_eq!((applied.updated, applied.missed), (applied.unique, 0), "a row that was never removed was missed");
+        (0..16).for_each(|i| updates[(first + i * 3) % 40] += 1);
+        chaos(&mut random);
+    }
+    updates
+}
+
+/// Makes and removes rows in waves, so that superblocks fill and empty.
+fn waves(store: &Store, until: Instant) {
+    let mut random = Random::new(55);
+    while Instant::now() < until {
+        let from = 10_000 + random.below(3000);
+        let keys: Vec<u64> = (from..from + 9000).collect();
+        for batch in keys.chunks(1500) {
+            // What does not fit is refused, and a round after that compacts.
+            let _ = store.apply_gradients(TableId::new(0), batch, &vec![1.0; batch.len() * DIM]);
+        }
+        for &key in &keys {
+            store.remove(TableId::new(0), key).unwrap();
+        }
+    }
+}
+
 /// Fixed rows take -1 from several threads while others are made and removed around them, superblocks run empty, are
 /// compacted and given back, and segments are replaced. Not one update may be lost.
 #[test]
@@ -216,51 +247,21 @@ fn no_update_is_lost_while_rows_around_come_go_and_move() {
     let (updates, moved) = std::thread::scope(|scope| {
         let store = &store;
         let fixed = &fixed;
-        let trainers: Vec<_> = (0..3u64)
-            .map(|seed| {
-                scope.spawn(move || {
-                    let mut random = Random::new(seed + 7);
-                    let mut updates = vec![0u32; fixed.len()];
-                    while Instant::now() < until {
-                        let first = random.below(40) as usize;
-                        let keys: Vec<u64> = (0..16).map(|i| fixed[(first + i * 3) % 40]).collect();
-                        let applied = store.apply_gradients(t, &keys, &vec![-1.0; keys.len() * DIM]).unwrap();
-                        assert_eq!(
-                            (applied.updated, applied.missed),
-                            (applied.unique, 0),
-                            "a row that was never removed was missed"
-                        );
-                        (0..16).for_each(|i| updates[(first + i * 3) % 40] += 1);
-                        chaos(&mut random);
-                    }
-                    updates
-                })
-            })
-            .collect();
-        // Makes and removes rows in waves, so that superblocks fill and empty.
-        scope.spawn(move || {
-            let mut random = Random::new(55);
-            while Instant::now() < until {
-                let from = 10_000 + random.below(3000);
-                let keys: Vec<u64> = (from..from + 9000).collect();
-                for batch in keys.chunks(1500) {
-                    // What does not fit is refused, and a round after that compacts.
-                    let _ = store.apply_gradients(t, batch, &vec![1.0; batch.len() * DIM]);
-                }
-                for &key in &keys {
-                    store.remove(t, key).unwrap();
-                }
-            }
-        });
+        let trainers: Vec<_> =
+            (0..3u64).map(|seed| scope.spawn(move || take_ones(store, fixed, until, seed + 7))).collect();
+        scope.spawn(move || waves(store, until));
         let rounds = scope.spawn(move || {
             let mut moved = 0;
-            while Instant::now() < until {
+            // At least one, however late this thread begins.
+            loop {
                 moved += store.prune().unwrap().moved;
                 let stats = store.stats();
                 assert!(stats.held <= BUDGET && stats.peak <= BUDGET);
+                if Instant::now() >= until {
+                    break moved;
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
-            moved
         });
         let mut total = vec![0u32; fixed.len()];
         for trainer in trainers {
