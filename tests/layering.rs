@@ -38,6 +38,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "importance",
             "optim",
             "reclaim",
+            // The pruning thread asks it for the processor time it has used.
+            "region",
             "rowcopy",
             "scratch",
             "sequence",
@@ -45,6 +47,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sketch",
             "slab",
             "sync",
+            // Its tests: how large records are where they are padded.
+            "watch",
         ],
     ),
     ("data", &[]),
