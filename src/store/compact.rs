@@ -123,10 +123,9 @@ impl Inner {
     fn tidy(&self) {
         for table in &self.tables {
             let small = table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY;
-            if !table.has_lost_rows() || small {
+            if small || !table.may_be_tidied() {
                 continue;
             }
-            table.note_tidied();
             let mut next = Some(0);
             while let Some(at) = next {
                 let guard = self.reclaimer.pin();
@@ -134,6 +133,7 @@ impl Inner {
                 // A refusal only means that the segment stays larger than it need be.
                 let _ = table.directory.tidy(at, &guard);
             }
+            table.note_tidied();
         }
     }
 }

@@ -50,8 +50,8 @@ pub(super) struct Table {
     scale: AtomicU32,
     /// Batches that the scale was learnt from.
     batches: AtomicU64,
-    /// Rows when the directory was last tidied, or the most since.
-    rows_tidied: AtomicU64,
+    /// Bytes and rows of the directory when it was last tidied.
+    tidied: (AtomicU64, AtomicU64),
 }
 
 impl Table {
@@ -80,7 +80,7 @@ impl Table {
             learning_rate: AtomicU32::new(config.optimizer.learning_rate().to_bits()),
             scale: AtomicU32::new(0),
             batches: AtomicU64::new(0),
-            rows_tidied: AtomicU64::new(0),
+            tidied: (AtomicU64::new(0), AtomicU64::new(0)),
             config,
             layout,
         })
@@ -165,16 +165,18 @@ impl Table {
         self.rows_by_chunks.iter().map(|rows| (rows.load(Ordering::Relaxed) as i64).max(0) as u64).collect()
     }
 
-    /// Whether a quarter of the rows have gone since the directory was last tidied: until then it is as small as it gets.
-    pub(super) fn has_lost_rows(&self) -> bool {
-        let rows = self.live_rows();
-        let most = self.rows_tidied.fetch_max(rows, Ordering::Relaxed).max(rows);
-        rows * 4 < most * 3
+    /// Whether tidying the directory may make it smaller: since it was last done the directory has changed its size, or
+    /// rows have gone.
+    pub(super) fn may_be_tidied(&self) -> bool {
+        let (bytes, rows) = &self.tidied;
+        self.directory.bytes() != bytes.load(Ordering::Relaxed) || self.live_rows() < rows.load(Ordering::Relaxed)
     }
 
-    /// Notes that the directory is tidied now.
+    /// Notes that the directory is tidy now.
     pub(super) fn note_tidied(&self) {
-        self.rows_tidied.store(self.live_rows(), Ordering::Relaxed);
+        let (bytes, rows) = &self.tidied;
+        bytes.store(self.directory.bytes(), Ordering::Relaxed);
+        rows.store(self.live_rows(), Ordering::Relaxed);
     }
 
     pub(super) fn live_rows(&self) -> u64 {
