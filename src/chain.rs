@@ -156,6 +156,12 @@ impl<'s> Chains<'s> {
         rowcopy::prefetch_words(self.heads.record(head));
     }
 
+    /// Asks the processor for what a read of a head record touches.
+    #[inline]
+    pub(crate) fn prefetch_weights(&self, head: ChunkIndex) {
+        rowcopy::prefetch_words(&self.heads.record(head)[..self.layout.head_payload + self.layout.chunk]);
+    }
+
     /// Asks the processor for the first tail of a row, once its head is near.
     #[inline]
     pub(crate) fn prefetch_tail(&self, head: ChunkIndex) {
@@ -186,20 +192,23 @@ impl<'s> Chains<'s> {
         }
     }
 
-    /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and leaves the rest as it is.
-    ///
-    /// `clear` is called before each attempt, to put the fallback's values into `out`.
+    /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and returns which these are. What the
+    /// others' places hold then is of no use.
     #[inline]
-    pub(crate) fn read(
-        &self,
-        head: ChunkIndex,
-        out: &mut [f32],
-        mut clear: impl FnMut(&mut [f32]),
-    ) -> Result<Ordinals, Gone> {
+    pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32]) -> Result<Ordinals, Gone> {
         let record = self.heads.record(head);
+        sequence::read(record, || self.copy_weights(record, out))
+    }
+
+    /// Like [`read`](Self::read), of a table whose rows have one chunk at most.
+    #[inline(always)]
+    pub(crate) fn read_single(&self, head: ChunkIndex, out: &mut [f32]) -> Result<(), Gone> {
+        let record = self.heads.record(head);
+        let weights = &record[self.layout.head_payload..self.layout.head_payload + out.len()];
         sequence::read(record, || {
-            clear(out);
-            self.copy_weights(record, out)
+            rowcopy::load(weights, out);
+            reach(Point::RowHalfRead);
+            Some(())
         })
     }
 

@@ -4,7 +4,7 @@ use crate::config::Optimizer;
 use crate::simd::{AdamStep, Kernels};
 
 /// Most dimensions of a chunk.
-pub(crate) const CHUNK_MAX: usize = 32;
+pub(crate) const CHUNK_MAX: usize = 128;
 /// Most words of a chunk's payload: weights, two moments, one counter.
 pub(crate) const PAYLOAD_MAX: usize = CHUNK_MAX * 3 + 1;
 

@@ -22,8 +22,10 @@ mod segment;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
 use crossbeam_epoch::{Guard, Pointable, Shared};
+pub(crate) use segment::Near;
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
@@ -66,6 +68,68 @@ struct Node {
 // A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
 const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >= 2);
 
+/// Levels of nodes that are small enough to be near all the time.
+const NEAR_LEVELS: u32 = 2;
+
+/// Which slot of a node leads on to `tag`.
+#[inline]
+fn slot_of(tag: u32, level: u32) -> usize {
+    (tag >> (32 - NODE_BITS * (level + 1))) as usize % NODE_SLOTS
+}
+
+/// The node that a slot leads to, if it is one.
+#[inline]
+fn node_of<'g>(there: Shared<'g, Segment>) -> Option<&'g Node> {
+    // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory.
+    (there.tag() == NODE).then(|| unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() })
+}
+
+/// A look-up on its way, in steps each of which asks for the line that the next one reads: the slot that leads to the
+/// segment, the segment, the tag's bucket. Many look-ups abreast wait for memory together.
+#[derive(Clone, Copy)]
+pub(crate) struct Approach<'g> {
+    slot: &'g Atomic<Segment>,
+    level: u32,
+}
+
+impl<'g> Approach<'g> {
+    /// The segment of `tag`.
+    #[inline]
+    pub(crate) fn segment(self, tag: u32, guard: &'g Guard) -> Arrival<'g> {
+        let (mut slot, mut level) = (self.slot, self.level);
+        // Acquire: as in `Directory::place`.
+        let mut there = slot.load(Ordering::Acquire, guard);
+        while let Some(node) = node_of(there) {
+            level += 1;
+            slot = &node.slots[slot_of(tag, level)];
+            there = slot.load(Ordering::Acquire, guard);
+        }
+        // SAFETY: as in `Directory::segment`.
+        let segment = unsafe { there.deref() };
+        rowcopy::prefetch((&raw const *segment).cast());
+        Arrival { segment }
+    }
+}
+
+/// See [`Approach`].
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'g> {
+    segment: &'g Segment,
+}
+
+impl<'g> Arrival<'g> {
+    /// The bucket of `tag`.
+    #[inline]
+    pub(crate) fn bucket(self, tag: u32, guard: &'g Guard) -> Near<'g> {
+        let mut segment = self.segment;
+        while let Some(newer) = segment.replacement(tag, guard) {
+            // SAFETY: as in `Segment::replacement`.
+            segment = unsafe { newer.deref() };
+        }
+        segment.near(tag)
+    }
+}
+
 /// One table's directory.
 pub(crate) struct Directory {
     root: Box<Node>,
@@ -103,6 +167,7 @@ impl Directory {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn place<'g>(&self, tag: u32, guard: &'g Guard) -> Place<'_, 'g> {
         let mut node: &Node = &self.root;
         let mut bits = NODE_BITS;
@@ -131,10 +196,20 @@ impl Directory {
         segment
     }
 
-    /// Asks the processor for the line where `tag` is probably found.
+    /// Begins to look for `tag`, up to the first line that may be far.
     #[inline]
-    pub(crate) fn prefetch(&self, tag: u32, guard: &Guard) {
-        self.segment(tag, guard).prefetch(tag);
+    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Approach<'g> {
+        let mut node: &Node = &self.root;
+        for level in 0..NEAR_LEVELS {
+            let slot = &node.slots[slot_of(tag, level)];
+            // Acquire: as in `place`.
+            let there = slot.load(Ordering::Acquire, guard);
+            let Some(next) = node_of(there) else { return Approach { slot, level } };
+            node = next;
+        }
+        let slot = &node.slots[slot_of(tag, NEAR_LEVELS)];
+        rowcopy::prefetch((&raw const *slot).cast());
+        Approach { slot, level: NEAR_LEVELS }
     }
 
     /// The row of this tag that `probe` accepts.

@@ -75,6 +75,50 @@ impl Drop for Segment {
     }
 }
 
+/// Where in a segment, the latest a moment ago, the words of a tag begin.
+#[derive(Clone, Copy)]
+pub(crate) struct Near<'g> {
+    buckets: &'g [Bucket],
+    home: usize,
+}
+
+impl Near<'_> {
+    /// A row of this tag, the first there is. If the segment has been replaced meanwhile, what it was then: a row that has
+    /// moved since, or gone, is not live any more under its index, and one that is new came after the approach.
+    #[inline]
+    pub(crate) fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
+        let (before, from) = self.buckets.split_at(self.home);
+        for bucket in from.iter().chain(before) {
+            for slot in &bucket.0[bucket.first(tag)..] {
+                // Acquire: as in `Segment::find`.
+                let word = slot.load(Ordering::Acquire);
+                if tag_of(word) == tag
+                    && let Some(index) = index_of(word)
+                {
+                    return Some(index);
+                }
+            }
+            if bucket.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+impl Bucket {
+    /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
+    #[inline]
+    fn first(&self, tag: u32) -> usize {
+        let mut found = 1u32 << BUCKET_SLOTS;
+        for (position, slot) in self.0.iter().enumerate() {
+            // Relaxed: the slot is read again.
+            found |= u32::from(tag_of(slot.load(Ordering::Relaxed)) == tag) << position;
+        }
+        found.trailing_zeros() as usize
+    }
+}
+
 /// What [`Segment::find`] met.
 pub(super) enum Find {
     Found(ChunkIndex),
@@ -159,10 +203,12 @@ impl Segment {
         from.iter().chain(before).flat_map(|bucket| bucket.0.iter())
     }
 
-    /// Asks the processor for the line where `tag` is probably found.
+    /// Where the words of `tag` begin, and asks the processor for that line.
     #[inline]
-    pub(super) fn prefetch(&self, tag: u32) {
-        crate::rowcopy::prefetch((&raw const self.buckets[self.home(tag)]).cast());
+    pub(super) fn near(&self, tag: u32) -> Near<'_> {
+        let home = self.home(tag);
+        crate::rowcopy::prefetch((&raw const self.buckets[home]).cast());
+        Near { buckets: &self.buckets, home }
     }
 
     /// The first row of this tag that `probe` accepts.

@@ -94,7 +94,9 @@ impl Rows {
 
     pub(super) fn read(&self, head: ChunkIndex) -> Result<[f32; 2], Gone> {
         let mut out = [0.0; 2];
-        self.chains().read(head, &mut out, |out| out.fill(MISSING)).map(|_| out)
+        let live = self.chains().read(head, &mut out)?;
+        (0..2).filter(|&ordinal| !live.contains(ordinal)).for_each(|ordinal| out[ordinal] = MISSING);
+        Ok(out)
     }
 
     pub(super) fn add_to_all(&self, head: ChunkIndex, by: f32) -> Result<(), Gone> {

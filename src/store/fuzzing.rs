@@ -3,7 +3,7 @@
 
 use super::table::{Table, tag};
 use super::{Inner, Store};
-use crate::chain::Chains;
+use crate::chain::{Chains, Ordinals};
 use crate::config::{StoreConfig, TableConfig};
 use crate::error::ConfigError;
 use crate::id::ChunkIndex;
@@ -203,7 +203,8 @@ impl<'s> Seam<'s> {
     /// if the row has gone from there. Must not be claimed.
     pub fn read(self, located: &Located, out: &mut [f32]) -> Option<u32> {
         let (_, chains) = self.parts(located.table);
-        let live = chains.read(located.head, out, |out| out.fill(0.0)).ok()?;
+        let live = chains.read(located.head, out).ok()?;
+        zero_missing(&chains, &live, out);
         Some((0..chains.layout.chunks).filter(|&ordinal| live.contains(ordinal)).fold(0, |bits, i| bits | 1 << i))
     }
 
@@ -239,7 +240,8 @@ impl<'s> Seam<'s> {
             }
             let (mut values, mut utilities) = ([0f32; 32], [0f32; CHUNKS_MAX]);
             let values = &mut values[..table.layout.dim];
-            let Ok(live) = chains.read(head, values, |out| out.fill(0.0)) else { continue };
+            let Ok(live) = chains.read(head, values) else { continue };
+            zero_missing(&chains, &live, values);
             let mut first = 0;
             chains.peek(head, |tail, info| {
                 utilities[info.ordinal as usize] = info.utility;
@@ -299,4 +301,12 @@ impl HeldRow<'_> {
         let drop = |info: crate::id::Info| keep >> info.ordinal & 1 == 0;
         seam.0.shrink_row(table, &chains, claim, tag(hash), head, drop, &mut retired, &guard);
     }
+}
+
+/// Puts zeros where a row has no chunk.
+fn zero_missing(chains: &Chains<'_>, live: &Ordinals, out: &mut [f32]) {
+    let layout = chains.layout;
+    (0..layout.chunks)
+        .filter(|&ordinal| !live.contains(ordinal))
+        .for_each(|ordinal| out[layout.dims(ordinal)].fill(0.0));
 }

@@ -43,7 +43,8 @@ impl<'s> Rows<'s> {
             let key = chains.key(head);
             let hash = self.table.hash(key);
             let mut values = vec![0f32; self.table.layout.dim];
-            if let Ok(live) = chains.read(head, &mut values, |out| self.table.read_fallback(hash, out)) {
+            if let Ok(live) = chains.read(head, &mut values) {
+                self.table.read_missing(hash, &live, &mut values);
                 let live = (0..self.table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).collect();
                 self.ready.push_back(Row { key, values, live });
             }

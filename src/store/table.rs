@@ -3,7 +3,7 @@
 use super::shared_rows::SharedRows;
 use super::stats::Events;
 use crate::budget::{Budget, OverBudget};
-use crate::chain::{Chains, RowLayout};
+use crate::chain::{Chains, Ordinals, RowLayout};
 use crate::config::{Fallback, Init, Keys, TableConfig};
 use crate::directory::Directory;
 use crate::id::ChunkIndex;
@@ -196,12 +196,20 @@ impl Table {
         }
     }
 
-    /// Fills `out`, `[dim]`, with what a row without chunks reads as.
+    /// Fills the dimensions of `out`, `[dim]`, that have no chunk in `live` with what stands in for them.
     #[inline]
-    pub(super) fn read_fallback(&self, hash: u64, out: &mut [f32]) {
+    pub(super) fn read_missing(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
+        if live.len() < self.layout.chunks {
+            self.read_fallback(hash, live, out);
+        }
+    }
+
+    fn read_fallback(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
+        let missing = (0..self.layout.chunks).filter(|&ordinal| !live.contains(ordinal));
+        let missing = missing.map(|ordinal| self.layout.dims(ordinal));
         match &self.shared {
-            None => out.fill(0.0),
-            Some(shared) => shared.read(self.shared_row(shared, hash), out),
+            None => missing.for_each(|dims| out[dims].fill(0.0)),
+            Some(shared) => shared.read(self.shared_row(shared, hash), missing, out),
         }
     }
 
@@ -221,7 +229,7 @@ impl Table {
         weights.fill(0.0);
         if self.shared.is_some() {
             row.resize(self.layout.dim, 0.0);
-            self.read_fallback(hash, row);
+            self.read_missing(hash, &Ordinals::default(), row);
             weights[..dims.len()].copy_from_slice(&row[dims.clone()]);
         }
         if let Init::Uniform { bound } = self.config.init {

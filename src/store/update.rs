@@ -1,6 +1,6 @@
 //! Training rows: gradients to weights, to utilities, and to the wish for more chunks.
 
-use super::gather::in_waves;
+use super::gather::{Touch, in_order};
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
@@ -66,7 +66,7 @@ impl Inner {
         scratch.wanted.clear();
         let (mut norms, mut accesses) = (0f64, 0u64);
         let keys = combined.keys.iter().copied().zip(combined.hashes.iter().copied());
-        in_waves(table, chains, keys, guard, |position, located| {
+        in_order(table, chains, keys, Touch::All, guard, |position, located| {
             let grad = &combined.grads[position * dim..(position + 1) * dim];
             let count = combined.counts[position];
             let squares = simd.sum_squares(grad);
