@@ -173,9 +173,8 @@ BUGS = [
         "            retired.push(table.heads, head);\n            retired.push(table.heads, head);\n        }\n",
         "test", "--test basic every_key_is_legal"),
     Bug("bug_gradients_of_the_row_beside", "src/store/update.rs",
-        "let grad = &combined.grads[position * dim..(position + 1) * dim];",
-        "let position = (position + 1) % combined.keys.len();\n"
-        "            let grad = &combined.grads[position * dim..(position + 1) * dim];",
+        "let grad = combined.gradient(position, dim, gradient);",
+        "let grad = combined.gradient((position + 1) % combined.keys.len(), dim, gradient);",
         "test", "--test basic every_key_is_legal"),
     # ===== What only threads that run show: sanitizers under stress
     Bug("bug_no_grace_period_asan", "src/reclaim.rs",

@@ -6,7 +6,6 @@ use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
-use crate::optim::PAYLOAD_MAX;
 use crate::reclaim::Magazines;
 use crate::slab::AllocError;
 use crate::sync::Ordering;
@@ -39,7 +38,9 @@ struct Grower<'i> {
     magazines: Magazines<'i>,
     /// Slabs that were out of room a moment ago: no need to ask again for every candidate.
     exhausted: Vec<Option<AllocError>>,
+    /// Scratch: a row's values, and a chunk's values and state.
     row: Vec<f32>,
+    payload: Vec<f32>,
     growth: Growth,
 }
 
@@ -62,6 +63,7 @@ impl Inner {
             magazines: Magazines::new(&self.slabs),
             exhausted: vec![None; slabs],
             row: Vec::new(),
+            payload: Vec::new(),
             growth: Growth::default(),
         };
         // Until the budget has been full once, nothing has to be earned and rows are made whole.
@@ -119,10 +121,10 @@ impl Grower<'_> {
     /// Makes a row of one chunk. `Ok(false)`: another thread was first.
     fn admit(&mut self, table: &Table, chains: &Chains<'_>, candidate: &Candidate) -> Result<bool, AllocError> {
         let head = self.alloc(table.heads)?;
-        let mut payload = [0f32; PAYLOAD_MAX];
-        let payload = &mut payload[..table.layout.payload_words()];
-        table.new_payload(candidate.hash, 0, &mut self.row, payload);
-        let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
+        self.payload.resize(table.layout.payload_words(), 0.0);
+        table.new_payload(candidate.hash, 0, &mut self.row, &mut self.payload);
+        let chunk =
+            NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload: &self.payload };
         chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
         let entered =
@@ -168,13 +170,12 @@ impl Grower<'_> {
                     break;
                 }
             };
-            let mut payload = [0f32; PAYLOAD_MAX];
-            let payload = &mut payload[..table.layout.payload_words()];
-            table.new_payload(candidate.hash, ordinal, &mut self.row, payload);
+            self.payload.resize(table.layout.payload_words(), 0.0);
+            table.new_payload(candidate.hash, ordinal, &mut self.row, &mut self.payload);
             let info = Info { utility: Self::utility(table, candidate), ordinal: ordinal as u8 };
             grown.now += 1;
             self.growth.grown += 1;
-            chains.grow(&claim, tail, &NewChunk { info, payload });
+            chains.grow(&claim, tail, &NewChunk { info, payload: &self.payload });
         }
         outcome
     }
