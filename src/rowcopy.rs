@@ -100,11 +100,11 @@ unsafe fn copy_most(from: *const u32, to: *mut u32, words: usize) -> usize {
     done
 }
 
-#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
 /// Leaves all words to the twin.
 ///
 /// # Safety
 /// None is needed.
+#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
 unsafe fn copy_most(_from: *const u32, _to: *mut u32, _words: usize) -> usize {
     0
 }

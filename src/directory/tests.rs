@@ -241,3 +241,43 @@ fn threads_insert_and_remove_without_loss_or_duplicates() {
     drain(&handle, &budget);
     assert_eq!(budget.held(), 0);
 }
+
+/// The stages one by one, as a batch goes through them.
+fn candidate(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
+    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+}
+
+#[test]
+fn the_stages_find_what_a_look_up_finds() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    let rows = 100_000;
+    for key in 0..rows {
+        directory.insert(tag(key), index(key), guard, probe(key)).unwrap();
+    }
+    for key in (0..rows).step_by(3) {
+        assert!(directory.remove(tag(key), index(key), guard));
+    }
+    for key in 0..rows {
+        let row = (key % 3 != 0).then(|| index(key));
+        assert_eq!(candidate(&directory, tag(key), guard), row);
+        assert_eq!(candidate(&directory, tag(key + rows), guard), None);
+    }
+}
+
+#[test]
+fn a_tombstone_is_no_row_of_the_tag_that_looks_like_it() {
+    let (_, directory) = directory();
+    let handle = Collector::new().register();
+    let guard = &handle.pin();
+    let tag = (TOMBSTONE >> 32) as u32;
+    for key in 0..3 {
+        directory.insert(tag, index(key), guard, probe(key)).unwrap();
+    }
+    assert!(directory.remove(tag, index(0), guard));
+    assert_eq!(candidate(&directory, tag, guard), Some(index(1)));
+    assert!(directory.remove(tag, index(1), guard));
+    assert!(directory.remove(tag, index(2), guard));
+    assert_eq!(candidate(&directory, tag, guard), None);
+}

@@ -11,8 +11,8 @@ use crossbeam_epoch::Guard;
 
 /// Keys that go through a stage together.
 const GROUP: usize = 8;
-/// Groups that are between two stages: from the hash of a key to its segment, to its bucket, to its word, to its row's
-/// tail, and from there to the row itself.
+/// How many groups after its hash a group comes to its segments, its buckets, its words, its rows' tails. Between two stages
+/// the lines arrive that the first has asked for.
 const TO_SEGMENT: usize = 1;
 const TO_BUCKET: usize = TO_SEGMENT + 1;
 const TO_WORD: usize = TO_BUCKET + 2;
