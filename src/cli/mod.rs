@@ -80,6 +80,9 @@ struct GenerateArgs {
     /// File to write, compressed if it ends in .gz or .zst; - for standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Overwrite the file if it is there already
+    #[arg(long)]
+    force: bool,
 }
 
 /// How a command that did not fail ended.
