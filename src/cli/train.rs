@@ -82,6 +82,7 @@ impl Runner {
         let of = |policy: PolicyName, budget: ByteSize| Resolved {
             policy: Some(policy),
             budget: Some(budget),
+            fiited: settings.fiited.filter(|_| policy == PolicyName::Fiited),
             ..settings.clone()
         };
         // Before minutes are spent: is the place of the second run's files free?
@@ -218,10 +219,7 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let tables = schema.categorical.iter().map(|name| {
         TableConfig::new(name, settings.dim).chunk(settings.chunk).optimizer(optimizer).init(init).fallback(fallback)
     });
-    let policy = match settings.policy.unwrap_or(defaults::POLICY) {
-        PolicyName::Fiited => Policy::Fiited(settings.fiited.into()),
-        PolicyName::None => Policy::None,
-    };
+    let policy = settings.fiited.map_or(Policy::None, |fiited| Policy::Fiited(fiited.into()));
     let config = StoreConfig::new(settings.budget.unwrap_or(defaults::BUDGET).0)
         .policy(policy)
         .seed(settings.seed)
