@@ -146,7 +146,7 @@ BUGS = [
         "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin", "src/loom_models/reclaim.rs",
-        "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
+        "body(&rows, &handle.pin())", "body(&rows, no_guard())",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin_to_read", "src/store/gather.rs",
         "out: &mut [f32]) {\n        let guard = &self.reclaimer.pin();", f"out: &mut [f32]) {{\n        let guard = {UNPINNED};",
