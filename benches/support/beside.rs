@@ -16,9 +16,9 @@ const EVERY: u64 = 5;
 /// What matters little matters so little that it never adds up to a steady row's importance, however often it comes back.
 const STEADY_GRADIENT: f32 = 1.0;
 const WANDERING_GRADIENT: f32 = 1e-4;
-/// Part of the bytes held, in percent, that pruning leaves. With the 5 % that may stay free beside live rows, and the
-/// error of a sample, what it takes is well below a fifth of the rows: nothing that is read goes.
-const PART_TO_STAY: u64 = 95;
+/// Part of the bytes held, in percent, that pruning leaves: a tenth, and the error of a sample, is well below a fifth of the
+/// rows, so nothing that is read goes.
+const PART_TO_STAY: u64 = 90;
 
 /// Rounds to wait for one that moves something.
 const ROUNDS_MAX: usize = 1000;
