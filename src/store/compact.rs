@@ -27,13 +27,12 @@ impl Drop for Evacuation<'_> {
 
 impl Inner {
     /// Gives empty superblocks back to the system, and makes more of them by compaction where more of a slab is free than
-    /// the target for resident over live bytes allows.
-    pub(super) fn give_back(&self, round: u64, report: &mut PruneReport) {
+    /// `ratio`, of resident over live bytes, allows.
+    pub(super) fn give_back(&self, ratio: f64, round: u64, report: &mut PruneReport) {
         self.tidy();
         self.collect();
         self.retire_empty();
-        let spare = self.config.resident_target - 1.0;
-        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * spare) as u64) {
+        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
             self.sweep(Cut::NOTHING, true, round, report);
             self.collect();
             self.retire_empty();

@@ -41,6 +41,9 @@ impl RoundScratch {
 /// Times that readers are given to let go of what a round to a size took.
 const GIVE_BACK_ATTEMPTS: usize = 8;
 
+/// What a round to a size makes of resident over live bytes: to leave records free would be to take as many more.
+const PACKED: f64 = 1.0;
+
 /// While this is there the threshold lets nothing grow, so that a round to a size does not run after what others add.
 struct Closed<'i> {
     inner: &'i Inner,
@@ -83,7 +86,7 @@ impl Inner {
             self.retire_empty();
             drop(useless);
         }
-        self.give_back(scratch.rounds, &mut report);
+        self.give_back(self.config.resident_target, scratch.rounds, &mut report);
         reach(Point::RoundEnding);
         report
     }
@@ -98,14 +101,15 @@ impl Inner {
         }
         let mut closed = Closed { inner: self, threshold: self.threshold() };
         self.set_threshold(f32::MAX);
-        self.give_back(scratch.rounds, &mut report);
+        let ratio = if self.budget.held() > held { PACKED } else { self.config.resident_target };
+        self.give_back(ratio, scratch.rounds, &mut report);
         loop {
             for _ in 0..GIVE_BACK_ATTEMPTS {
                 if self.budget.held() <= held || self.waiting_bytes() == 0 {
                     break;
                 }
                 pause();
-                self.give_back(scratch.rounds, &mut report);
+                self.give_back(PACKED, scratch.rounds, &mut report);
             }
             // To take more for what only waits for its readers, or for what the system does not take back, would be to take
             // what matters.
@@ -122,7 +126,7 @@ impl Inner {
             self.take(wanted.max(self.superblocks.bytes_each()), false, &mut scratch, &mut report);
             closed.threshold = closed.threshold.max(self.threshold());
             self.set_threshold(f32::MAX);
-            self.give_back(scratch.rounds, &mut report);
+            self.give_back(PACKED, scratch.rounds, &mut report);
             if report.shrunk + report.evicted == before {
                 return report;
             }
