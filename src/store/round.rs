@@ -5,7 +5,7 @@
 
 use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
-use crate::chain::Chains;
+use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::{Cut, Histogram};
@@ -13,15 +13,14 @@ use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
 use crate::sync::{Ordering, pause, spin_wait};
 use crossbeam_epoch::Guard;
+use std::ops::Range;
 
 /// Attempts at a row that others keep claimed before the round goes on without it.
 const ATTEMPTS: u32 = 256;
-/// Rows between asking for a row's tail and looking at it; its head is asked for as long before that.
-const AHEAD: usize = 6;
 /// Rows that a round measures at least, where there are more: the part of bytes below a threshold is then known to
-/// within 0.2 % of all bytes (one standard deviation of a proportion of a tenth).
-const SAMPLE: u64 = 32_768;
-/// Of so many segments one is measured at least.
+/// within 0.3 % of all bytes (one standard deviation of a proportion of a tenth).
+const SAMPLE: u64 = 8192;
+/// Of so many rows one is measured at least.
 const STRIDE_MAX: u64 = 16;
 
 /// A round's histogram of bytes by importance: allocated once, counted in the budget.
@@ -146,11 +145,11 @@ impl Inner {
         report.threshold = cut.threshold;
     }
 
-    /// Measures one segment of `stride`, and says what to take.
+    /// Measures one row of `stride`, and says what to take.
     fn cut_for(&self, wanted: u64, stride: u64, scratch: &mut RoundScratch) -> Cut {
         scratch.chunks.clear();
-        // Counted on over all tables, so that small ones are measured as often as parts of large ones, and not the same
-        // segments in each round.
+        // Counted on over all tables, so that rows of small ones are measured as often as those of large ones, and not the
+        // same rows in each round.
         let mut position = scratch.rounds;
         self.tables.iter().for_each(|table| self.measure(table, stride, &mut position, &mut scratch.chunks));
         scratch.chunks.cut(wanted)
@@ -195,46 +194,37 @@ impl Inner {
         }
     }
 
-    /// Calls `visit` with every row of a table, one segment per pin, beginning at a tag.
-    fn for_each_row(
-        &self,
-        table: &Table,
-        from: u32,
-        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired<'_>, &Guard),
-    ) {
-        let chains = table.chains(&self.slabs);
-        let mut rows = Vec::new();
+    /// Calls `visit` with a tag of each segment of a table, beginning at that of `from`, under a pin of its own. It returns
+    /// where the next segment begins.
+    pub(super) fn for_each_segment(&self, from: u32, mut visit: impl FnMut(u32, &Guard) -> Option<u32>) {
         let (mut at, mut wrapped) = (from, false);
         loop {
-            let guard = self.reclaimer.pin();
-            rows.clear();
-            let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
-            let mut retired = Retired::new(&self.slabs, &guard);
-            with_prefetch(&chains, &rows, |tag, head| visit(&chains, tag, head, &mut retired, &guard));
-            drop(retired);
-            // A refusal only means that the segment stays larger than it need be.
-            let _ = table.directory.tidy(at, &guard);
-            match next {
-                Some(next) if !wrapped || next <= from => at = next,
+            match visit(at, &self.reclaimer.pin()) {
+                Some(next) if !wrapped || next < from => at = next,
                 None if !wrapped && from > 0 => (at, wrapped) = (0, true),
                 _ => return,
-            }
-            if wrapped && at >= from {
-                return;
             }
         }
     }
 
     /// Multiplies all utilities, and what they are compared with, by the factor of the clock's new units.
     fn begin_units(&self, factor: f32) {
+        let mut rows = Vec::new();
         for table in &self.tables {
-            self.for_each_row(table, 0, |chains, _, head, _, _| {
-                let Some(claim) = patiently(chains, head) else { return };
-                for chunk in chains.chunks(&claim) {
-                    let Info { utility, ordinal } = chunk.info();
-                    chunk.set_info(Info { utility: utility * factor, ordinal });
+            let chains = table.chains(&self.slabs);
+            self.for_each_segment(0, |at, guard| {
+                let next = table.rows_of_segment(at, guard, &mut rows);
+                // So that they are near when they are claimed.
+                chains.peek(&rows, |_, _, _| {});
+                for &(_, head) in &rows {
+                    let Some(claim) = patiently(&chains, head) else { continue };
+                    for chunk in chains.chunks(&claim) {
+                        let Info { utility, ordinal } = chunk.info();
+                        chunk.set_info(Info { utility: utility * factor, ordinal });
+                    }
+                    reach(Point::UnitsChanged);
                 }
-                reach(Point::UnitsChanged);
+                next
             });
         }
         if let Some(sketch) = &self.sketch {
@@ -243,34 +233,25 @@ impl Inner {
         self.set_threshold(self.threshold() * factor);
     }
 
-    /// Counts the bytes of a table's chunks by importance: in every segment, or in every `stride`-th, for as many.
+    /// Counts the bytes of a table's chunks by importance: of every `stride`-th row, for as many.
     fn measure(&self, table: &Table, stride: u64, position: &mut u64, histogram: &mut Histogram) {
         let chains = table.chains(&self.slabs);
-        let (head_bytes, tail_bytes) = self.record_bytes(table);
+        let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
         let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
         let mut rows = Vec::new();
-        let mut at = Some(0);
-        while let Some(from) = at {
-            let guard = self.reclaimer.pin();
-            *position += 1;
-            if !position.is_multiple_of(stride) {
-                at = table.directory.after(from, &guard);
-                continue;
-            }
-            rows.clear();
-            at = table.directory.walk(from, &guard, |tag, head| rows.push((tag, head)));
-            with_prefetch(&chains, &rows, |_, head| {
-                chains.peek(head, |tail, info| {
-                    let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
-                    histogram.add(info.utility * per_unit, bytes * stride);
-                });
+        self.for_each_segment(0, |at, guard| {
+            let next = table.rows_of_segment(at, guard, &mut rows);
+            rows.retain(|_| {
+                *position += 1;
+                position.is_multiple_of(stride)
+            });
+            chains.peek(&rows, |_, tail, info| {
+                let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
+                histogram.add(info.utility * per_unit, bytes * stride);
                 reach(Point::RowMeasured);
             });
-        }
-    }
-
-    fn record_bytes(&self, table: &Table) -> (u64, u64) {
-        (self.slabs.get(table.heads).record_bytes(), self.slabs.get(table.tails).record_bytes())
+            next
+        });
     }
 
     /// Takes chunks below the cut and, if `moving`, moves what is in superblocks being emptied: one walk for both. Where
@@ -280,73 +261,107 @@ impl Inner {
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
+        let (mut rows, mut marks) = (Vec::new(), Vec::new());
         for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
-            let scale = table.scale();
-            // What counts for nothing is below every threshold, however small the scale.
-            let edge =
-                |importance: f32| if importance > 0.0 { (importance * scale).max(f32::MIN_POSITIVE) } else { 0.0 };
-            let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+            let (chains, scale) = (table.chains(&self.slabs), table.scale());
             let mut magazines = Magazines::new(&self.slabs);
-            self.for_each_row(table, from, |chains, tag, head, retired, guard| {
-                let surely = edge(cut.surely);
-                let limit = if cut.quota > 0 { edge(cut.threshold) } else { surely };
-                let mut below = false;
-                let mut wanders = moving && heads.is_evacuating(head);
-                chains.peek(head, |tail, info| {
-                    below |= info.utility < limit;
-                    wanders |= moving && tail.is_some_and(|tail| tails.is_evacuating(tail));
+            self.for_each_segment(from, |at, guard| {
+                let next = table.rows_of_segment(at, guard, &mut rows);
+                let below = cut.doubtful(scale).end;
+                marks.clear();
+                marks.resize(rows.len(), Mark::default());
+                chains.peek(&rows, |position, tail, info| {
+                    let mark = &mut marks[position];
+                    mark.below |= info.utility < below;
+                    mark.wanders |= moving
+                        && match tail {
+                            Some(tail) => chains.tails.is_evacuating(tail),
+                            None => chains.heads.is_evacuating(rows[position].1),
+                        };
                 });
-                if below {
-                    self.cut_row(table, chains, (tag, head), surely..limit, &mut cut.quota, report, retired, guard);
+                let mut pinned = self.pinned(table, guard);
+                for (&row, mark) in rows.iter().zip(&marks) {
+                    if mark.below {
+                        pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
+                    }
+                    if mark.wanders {
+                        report.moved += pinned.move_row(row, &mut magazines);
+                    }
                 }
-                if wanders {
-                    report.moved += self.move_row(table, chains, (tag, head), &mut magazines, retired, guard);
-                }
+                drop(pinned);
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, guard);
+                next
             });
         }
     }
 
-    /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
-    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    fn cut_row(
-        &self,
-        table: &Table,
-        chains: &Chains<'_>,
-        (tag, head): (u32, ChunkIndex),
-        doubtful: std::ops::Range<f32>,
-        quota: &mut u64,
-        report: &mut PruneReport,
-        retired: &mut Retired<'_>,
-        guard: &Guard,
-    ) {
-        // What was seen without a claim is looked at again under it.
-        let Some(claim) = patiently(chains, head) else { return };
-        let (head_bytes, tail_bytes) = self.record_bytes(table);
-        for chunk in chains.chunks(&claim) {
-            if doubtful.contains(&chunk.info().utility) {
-                *quota = quota.saturating_sub(if chunk.tail.is_some() { tail_bytes } else { head_bytes });
+    pub(super) fn pinned<'p>(&'p self, table: &'p Table, guard: &'p Guard) -> Pinned<'p> {
+        Pinned { table, chains: table.chains(&self.slabs), retired: Retired::new(&self.slabs, guard), guard }
+    }
+
+    /// Removes a row, whatever its importance. Returns whether it was there.
+    pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
+        let (key, hash) = table.resolve(key);
+        let guard = self.reclaimer.pin();
+        let chains = table.chains(&self.slabs);
+        while let Some(head) = table.find(&chains, key, hash, &guard) {
+            // Gone: evicted or moved meanwhile; the directory knows.
+            if let Ok(claim) = chains.claim(head) {
+                self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);
+                return true;
             }
         }
-        let taken =
-            self.shrink_row(table, chains, claim, tag, head, |info| info.utility < doubtful.end, retired, guard);
+        false
+    }
+}
+
+/// What a sweep saw of a row without a claim.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// A chunk is below the cut.
+    below: bool,
+    /// A chunk is in a superblock being emptied.
+    wanders: bool,
+}
+
+impl Cut {
+    /// In a table of that scale: chunks of utilities within go while there is a quota, and all below go anyway.
+    fn doubtful(&self, scale: f32) -> Range<f32> {
+        // What counts for nothing is below every threshold, however small the scale.
+        let edge = |importance: f32| if importance > 0.0 { (importance * scale).max(f32::MIN_POSITIVE) } else { 0.0 };
+        edge(self.surely)..edge(if self.quota > 0 { self.threshold } else { self.surely })
+    }
+}
+
+/// A table under a pin, and what is taken out of its rows.
+pub(super) struct Pinned<'p> {
+    pub(super) table: &'p Table,
+    pub(super) chains: Chains<'p>,
+    pub(super) retired: Retired<'p>,
+    pub(super) guard: &'p Guard,
+}
+
+impl Pinned<'_> {
+    /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
+    fn cut(&mut self, row: RowAt, doubtful: Range<f32>, quota: &mut u64, report: &mut PruneReport) {
+        // What was seen without a claim is looked at again under it.
+        let Some(claim) = patiently(&self.chains, row.1) else { return };
+        for chunk in self.chains.chunks(&claim) {
+            if doubtful.contains(&chunk.info().utility) {
+                let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };
+                *quota = quota.saturating_sub(slab.record_bytes());
+            }
+        }
+        let taken = self.shrink(row, claim, |info| info.utility < doubtful.end);
         report.shrunk += u64::from(taken.shrunk);
         report.evicted += u64::from(taken.evicted);
         reach(Point::RowCut);
     }
 
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
-    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    pub(super) fn shrink_row(
-        &self,
-        table: &Table,
-        chains: &Chains<'_>,
-        claim: Claim<'_>,
-        tag: u32,
-        head: ChunkIndex,
-        drop: impl Fn(Info) -> bool,
-        retired: &mut Retired<'_>,
-        guard: &Guard,
-    ) -> Taken {
+    pub(super) fn shrink(&mut self, (tag, head): RowAt, claim: Claim<'_>, drop: impl Fn(Info) -> bool) -> Taken {
+        let Pinned { table, chains, retired, guard } = self;
         let before = chains.ordinals(&claim).len();
         let shrunk =
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
@@ -363,44 +378,12 @@ impl Inner {
         bump(&table.counters.evicted, u64::from(evicted));
         taken
     }
-
-    /// Removes a row, whatever its importance. Returns whether it was there.
-    pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
-        let (key, hash) = table.resolve(key);
-        let guard = self.reclaimer.pin();
-        let chains = table.chains(&self.slabs);
-        while let Some(head) = table.find(&chains, key, hash, &guard) {
-            // Gone: evicted or moved meanwhile; the directory knows.
-            if let Ok(claim) = chains.claim(head) {
-                let mut retired = Retired::new(&self.slabs, &guard);
-                self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                return true;
-            }
-        }
-        false
-    }
 }
 
 /// What was taken from a row: chunks while it stayed, and the row itself.
 pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
-}
-
-/// Calls `visit` with each row, when its lines are near.
-fn with_prefetch(chains: &Chains<'_>, rows: &[(u32, ChunkIndex)], mut visit: impl FnMut(u32, ChunkIndex)) {
-    for &(_, ahead) in rows.iter().take(2 * AHEAD) {
-        chains.prefetch_head(ahead);
-    }
-    for (position, &(tag, head)) in rows.iter().enumerate() {
-        if let Some(&(_, ahead)) = rows.get(position + 2 * AHEAD) {
-            chains.prefetch_head(ahead);
-        }
-        if let Some(&(_, ahead)) = rows.get(position + AHEAD) {
-            chains.prefetch_tail(ahead);
-        }
-        visit(tag, head);
-    }
 }
 
 /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
