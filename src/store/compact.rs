@@ -2,11 +2,10 @@
 
 use super::Inner;
 use super::PruneReport;
-use super::round::{Pinned, patiently};
+use super::round::{Pass, Pinned, patiently};
 use crate::chain::RowAt;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::importance::Cut;
 use crate::reclaim::Magazines;
 use crate::slab::Slab;
 
@@ -32,7 +31,7 @@ impl Inner {
         self.retire_empty();
         let spare = self.config.resident_target - 1.0;
         if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * spare) as u64) {
-            self.sweep(Cut::NOTHING, true, round, report);
+            self.sweep(Pass::MOVING, round, report);
             self.collect();
             self.retire_empty();
         }

@@ -293,6 +293,8 @@ impl HeldRow<'_> {
     /// Takes every chunk that has no bit in `keep`, and lets go.
     pub fn shrink(self, keep: u32) {
         let HeldRow { seam, table, head, hash, claim, guard } = self;
-        seam.0.pinned(&seam.0.tables[table], &guard).shrink((tag(hash), head), claim, |info| keep >> info.ordinal & 1 == 0);
+        seam.0
+            .pinned(&seam.0.tables[table], &guard)
+            .shrink((tag(hash), head), claim, |info| keep >> info.ordinal & 1 == 0);
     }
 }

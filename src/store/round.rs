@@ -66,14 +66,14 @@ impl Inner {
             self.move_price(true);
         }
         let mut report = PruneReport::default();
-        if let Some(factor) = self.clock.begin_round() {
-            self.begin_units(factor);
-        }
         let wanted = self.wanted_bytes();
+        let cut = if wanted > 0 { self.cut_for(wanted, &mut scratch) } else { Cut::NOTHING };
+        // Only now, so that what was measured and what is compared with it are in the same units.
+        let factor = self.begin_units();
+        self.sweep(Pass { cut, moving: useless.is_some(), factor }, scratch.rounds, &mut report);
         if wanted > 0 {
-            self.take(wanted, useless.is_some(), &mut scratch, &mut report);
-        } else if useless.is_some() {
-            self.sweep(Cut::NOTHING, true, scratch.rounds, &mut report);
+            report.threshold = cut.threshold * factor;
+            self.set_threshold(report.threshold.min(f32::MAX));
         } else if !pressed {
             self.ease();
         }
@@ -92,9 +92,8 @@ impl Inner {
     pub(super) fn round_to(&self, held: u64) -> PruneReport {
         let mut scratch = self.round.lock();
         let mut report = PruneReport::default();
-        if let Some(factor) = self.clock.begin_round() {
-            self.begin_units(factor);
-        }
+        let factor = self.begin_units();
+        self.sweep(Pass { factor, ..Pass::NOTHING }, scratch.rounds, &mut report);
         let mut closed = Closed { inner: self, threshold: self.threshold() };
         self.set_threshold(f32::MAX);
         self.give_back(scratch.rounds, &mut report);
@@ -118,9 +117,10 @@ impl Inner {
             let part = (now - held) as f64 / rows;
             let before = report.shrunk + report.evicted;
             let wanted = (self.live_record_bytes() as f64 * part) as u64;
-            self.take(wanted.max(self.superblocks.bytes_each()), false, &mut scratch, &mut report);
-            closed.threshold = closed.threshold.max(self.threshold());
-            self.set_threshold(f32::MAX);
+            let cut = self.cut_for(wanted.max(self.superblocks.bytes_each()), &mut scratch);
+            self.sweep(Pass { cut, ..Pass::NOTHING }, scratch.rounds, &mut report);
+            report.threshold = cut.threshold;
+            closed.threshold = closed.threshold.max(cut.threshold.min(f32::MAX));
             self.give_back(scratch.rounds, &mut report);
             if report.shrunk + report.evicted == before {
                 return report;
@@ -128,31 +128,19 @@ impl Inner {
         }
     }
 
-    /// Takes the least important chunks, `wanted` bytes of them. `moving`: superblocks are being emptied.
-    fn take(&self, wanted: u64, moving: bool, scratch: &mut RoundScratch, report: &mut PruneReport) {
+    /// What to take so that the least important `wanted` bytes of chunks go.
+    fn cut_for(&self, wanted: u64, scratch: &mut RoundScratch) -> Cut {
         scratch.rounds += 1;
         let stride = (self.live_rows() / SAMPLE).clamp(1, STRIDE_MAX);
-        let mut cut = self.cut_for(wanted, stride, scratch);
+        let mut cut = self.measure(stride, scratch).cut(wanted);
         if cut.surely == f32::INFINITY && stride > 1 {
             // Everything would go, and a sample cannot tell that.
-            cut = self.cut_for(wanted, 1, scratch);
+            cut = self.measure(1, scratch).cut(wanted);
         }
         #[cfg(fuzzing)]
         super::fuzzing::CUT.set(Some((cut, wanted)));
         reach(Point::CutBegins);
-        self.sweep(cut, moving, scratch.rounds, report);
-        self.set_threshold(cut.threshold.min(f32::MAX));
-        report.threshold = cut.threshold;
-    }
-
-    /// Measures one row of `stride`, and says what to take.
-    fn cut_for(&self, wanted: u64, stride: u64, scratch: &mut RoundScratch) -> Cut {
-        scratch.chunks.clear();
-        // Counted on over all tables, so that rows of small ones are measured as often as those of large ones, and not the
-        // same rows in each round.
-        let mut position = scratch.rounds;
-        self.tables.iter().for_each(|table| self.measure(table, stride, &mut position, &mut scratch.chunks));
-        scratch.chunks.cut(wanted)
+        cut
     }
 
     /// Frees what is retired, as far as pinned threads let it.
@@ -207,57 +195,50 @@ impl Inner {
         }
     }
 
-    /// Multiplies all utilities, and what they are compared with, by the factor of the clock's new units.
-    fn begin_units(&self, factor: f32) {
-        let mut rows = Vec::new();
-        for table in &self.tables {
-            let chains = table.chains(&self.slabs);
-            self.for_each_segment(0, |at, guard| {
-                let next = table.rows_of_segment(at, guard, &mut rows);
-                // So that they are near when they are claimed.
-                chains.peek(&rows, |_, _, _| {});
-                for &(_, head) in &rows {
-                    let Some(claim) = patiently(&chains, head) else { continue };
-                    for chunk in chains.chunks(&claim) {
-                        let Info { utility, ordinal } = chunk.info();
-                        chunk.set_info(Info { utility: utility * factor, ordinal });
-                    }
-                    reach(Point::UnitsChanged);
-                }
-                next
-            });
-        }
+    /// If the clock begins new units, returns their factor, 1 otherwise. The next sweep multiplies all utilities by it; all
+    /// else that they are compared with is multiplied here.
+    fn begin_units(&self) -> f32 {
+        let Some(factor) = self.clock.begin_round() else { return 1.0 };
         if let Some(sketch) = &self.sketch {
             sketch.decay(factor);
         }
         self.set_threshold(self.threshold() * factor);
+        factor
     }
 
-    /// Counts the bytes of a table's chunks by importance: of every `stride`-th row, for as many.
-    fn measure(&self, table: &Table, stride: u64, position: &mut u64, histogram: &mut Histogram) {
-        let chains = table.chains(&self.slabs);
-        let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
-        let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
+    /// Counts the bytes of chunks by importance: of the rows in every `stride`-th line of the directories, for as many.
+    fn measure<'s>(&self, stride: u64, scratch: &'s mut RoundScratch) -> &'s Histogram {
+        let histogram = &mut scratch.chunks;
+        histogram.clear();
+        // Counted on over all tables, so that rows of small ones are measured as often as those of large ones, and not the
+        // same in each round.
+        let mut position = scratch.rounds;
         let mut rows = Vec::new();
-        self.for_each_segment(0, |at, guard| {
-            let next = table.rows_of_segment(at, guard, &mut rows);
-            rows.retain(|_| {
-                *position += 1;
-                position.is_multiple_of(stride)
+        for table in &self.tables {
+            let chains = table.chains(&self.slabs);
+            let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
+            let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
+            self.for_each_segment(0, |at, guard| {
+                rows.clear();
+                let next = table.directory.sample(at, stride, &mut position, guard, |tag, head| rows.push((tag, head)));
+                chains.peek(&rows, |_, tail, info| {
+                    let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
+                    histogram.add(info.utility * per_unit, bytes * stride);
+                    reach(Point::RowMeasured);
+                });
+                next
             });
-            chains.peek(&rows, |_, tail, info| {
-                let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
-                histogram.add(info.utility * per_unit, bytes * stride);
-                reach(Point::RowMeasured);
-            });
-            next
-        });
+        }
+        histogram
     }
 
-    /// Takes chunks below the cut and, if `moving`, moves what is in superblocks being emptied: one walk for both. Where
-    /// it begins changes from round to round, so that chunks in the cut's last bin are not always taken from the same
-    /// tables and keys.
-    pub(super) fn sweep(&self, mut cut: Cut, moving: bool, round: u64, report: &mut PruneReport) {
+    /// Does to all rows what a pass is for, in one walk. Where it begins changes from round to round, so that chunks in the
+    /// cut's last bin are not always taken from the same tables and keys.
+    pub(super) fn sweep(&self, pass: Pass, round: u64, report: &mut PruneReport) {
+        if !pass.does_something() {
+            return;
+        }
+        let Pass { mut cut, moving, factor } = pass;
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
@@ -283,6 +264,9 @@ impl Inner {
                 for (&row, mark) in rows.iter().zip(&marks) {
                     if mark.below {
                         pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
+                    }
+                    if factor != 1.0 {
+                        pinned.change_units(row, factor);
                     }
                     if mark.wanders {
                         report.moved += pinned.move_row(row, &mut magazines);
@@ -313,6 +297,26 @@ impl Inner {
             }
         }
         false
+    }
+}
+
+/// What a walk over all rows is for.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    /// What it takes.
+    cut: Cut,
+    /// Whether it moves chunks out of superblocks being emptied.
+    moving: bool,
+    /// What it multiplies utilities by, after comparing them with the cut.
+    factor: f32,
+}
+
+impl Pass {
+    const NOTHING: Pass = Pass { cut: Cut::NOTHING, moving: false, factor: 1.0 };
+    pub(super) const MOVING: Pass = Pass { moving: true, ..Pass::NOTHING };
+
+    fn does_something(&self) -> bool {
+        self.cut != Cut::NOTHING || self.moving || self.factor != 1.0
     }
 }
 
@@ -357,6 +361,15 @@ impl Pinned<'_> {
         report.shrunk += u64::from(taken.shrunk);
         report.evicted += u64::from(taken.evicted);
         reach(Point::RowCut);
+    }
+
+    fn change_units(&self, (_, head): RowAt, factor: f32) {
+        let Some(claim) = patiently(&self.chains, head) else { return };
+        for chunk in self.chains.chunks(&claim) {
+            let Info { utility, ordinal } = chunk.info();
+            chunk.set_info(Info { utility: utility * factor, ordinal });
+        }
+        reach(Point::UnitsChanged);
     }
 
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
