@@ -155,7 +155,7 @@ BUGS = [
         "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
         "test", STALLED),
     Bug("bug_no_pin_in_a_round", "src/store/round.rs",
-        "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
+        "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, &{UNPINNED}) {{",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",

@@ -317,6 +317,27 @@ impl Directory {
         segment.end()
     }
 
+    /// Like [`walk`](Self::walk), but of every `stride`-th bucket, counted on in `position` from segment to segment.
+    pub(crate) fn sample(
+        &self,
+        tag: u32,
+        stride: u64,
+        position: &mut u64,
+        guard: &Guard,
+        mut visit: impl FnMut(u32, ChunkIndex),
+    ) -> Option<u32> {
+        let segment = self.segment(tag, guard);
+        let skipped = (stride - *position % stride) % stride;
+        segment.words_of(skipped as usize, stride as usize).for_each(|(tag, index)| visit(tag, index));
+        *position += segment.buckets();
+        segment.end()
+    }
+
+    /// Where the segment that has `tag` begins. Segments only split, so one begins there from now on.
+    pub(crate) fn begin(&self, tag: u32, guard: &Guard) -> u32 {
+        self.segment(tag, guard).begin()
+    }
+
     /// Where the segment after the one that has `tag` begins.
     pub(crate) fn after(&self, tag: u32, guard: &Guard) -> Option<u32> {
         self.segment(tag, guard).end()
