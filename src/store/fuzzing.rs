@@ -255,15 +255,13 @@ impl<'s> Seam<'s> {
 /// The heads of a table in the order in which a round that begins at a tag comes to them.
 fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<ChunkIndex> {
     let mut heads = Vec::with_capacity(64);
-    let (mut at, mut wrapped) = (from, false);
+    let begin = table.directory.begin(from, guard);
+    let (mut at, mut wrapped) = (begin, false);
     loop {
         match table.directory.walk(at, guard, |_, head| heads.push(head)) {
-            Some(next) if !wrapped || next <= from => at = next,
-            None if !wrapped && from > 0 => (at, wrapped) = (0, true),
+            Some(next) if !wrapped || next < begin => at = next,
+            None if !wrapped && begin > 0 => (at, wrapped) = (0, true),
             _ => return heads,
-        }
-        if wrapped && at >= from {
-            return heads;
         }
     }
 }

@@ -75,8 +75,8 @@ impl Inner {
         let factor = self.begin_units();
         self.sweep(Pass { cut, moving: useless.is_some(), factor }, scratch.rounds, &mut report);
         if wanted > 0 {
-            report.threshold = cut.threshold * factor;
-            self.set_threshold(report.threshold.min(f32::MAX));
+            report.threshold = cut.threshold;
+            self.set_threshold((cut.threshold * factor).min(f32::MAX));
         } else if !pressed {
             self.ease();
         }
