@@ -77,4 +77,34 @@ impl Workers {
             }),
         }
     }
+
+    /// Runs `work` on every piece of `len` values and the piece of `beside` that belongs to it, which is as long, or
+    /// empty if `beside` is.
+    pub(super) fn pieces(
+        &self,
+        values: &mut [f32],
+        beside: &mut [f32],
+        len: usize,
+        work: impl Fn(usize, &mut [f32], &mut [f32]) + Send + Sync,
+    ) {
+        if beside.is_empty() {
+            let alone = |i: usize, piece: &mut [f32]| {
+                work(i, piece, &mut []);
+                Ok::<(), std::convert::Infallible>(())
+            };
+            let Ok(()) = self.try_pieces(values, len, alone);
+            return;
+        }
+        let len = len.max(1);
+        match &self.pool {
+            None => {
+                let pieces = values.chunks_mut(len).zip(beside.chunks_mut(len));
+                pieces.enumerate().for_each(|(i, (piece, beside))| work(i, piece, beside));
+            }
+            Some(pool) => pool.install(|| {
+                let pieces = values.par_chunks_mut(len).zip(beside.par_chunks_mut(len)).with_max_len(1).enumerate();
+                pieces.for_each(|(i, (piece, beside))| work(i, piece, beside));
+            }),
+        }
+    }
 }
