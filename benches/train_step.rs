@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! cargo bench --bench train_step -- [--dim 64] [--rows 250000] [--threads 1] [--batch 2048] [--chunk 32]
-//!                                   [--tables 26] [--windows 7] [--budget BYTES] [--json]
+//!                                   [--tables 26] [--windows 7] [--budget BYTES] [--json] [--reader]
 //! ```
 //!
 //! The shape is that of Criteo's log: 13 dense features, 26 tables of `--rows` rows that are all there, MLPs 512-256-dim
 //! and 512-256-1, Adagrad everywhere, ids by Zipf's law with exponent 1.05, scrambled. Samples per second are those of
 //! windows of about 0.8 s, as `docs/benchmarks.md` compares them with other trainers. With `--budget` the store gets that
-//! many bytes and prunes in the background; without it, it gets what all rows need and keeps them.
+//! many bytes and prunes in the background; without it, it gets what all rows need and keeps them. `--reader` measures
+//! what feeds a trainer instead: the embedded stream, and a log in Criteo's format from memory, each on one core.
 
 #[path = "support/keys.rs"]
 mod keys;
 
-use dimslab::data::Batch;
+use dimslab::data::{Batch, CriteoReader, Generator, GeneratorConfig, Input, Inputs, Row, RowSource};
 use dimslab::dlrm::{DenseOptimizer, Dlrm, DlrmConfig, Machine, Phase};
 use dimslab::{Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use keys::Random;
+use std::io::Cursor;
 use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -38,6 +40,7 @@ struct Args {
     windows: usize,
     budget: Option<u64>,
     json: bool,
+    reader: bool,
 }
 
 impl Args {
@@ -52,6 +55,7 @@ impl Args {
             windows: 7,
             budget: None,
             json: false,
+            reader: false,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -66,6 +70,7 @@ impl Args {
                 "--windows" => args.windows = number()? as usize,
                 "--budget" => args.budget = Some(number()?),
                 "--json" => args.json = true,
+                "--reader" => args.reader = true,
                 "--bench" => {} // what cargo adds
                 other => return Err(format!("{other} is no option").into()),
             }
@@ -125,8 +130,37 @@ fn batch(args: &Args, random: &mut Random) -> Batch {
     }
 }
 
+/// Rows a second of the embedded stream and of a log in memory, and megabytes of text a second.
+fn reader() -> Outcome<()> {
+    const ROWS: u64 = 200_000;
+    let mut text = Vec::new();
+    Generator::new(GeneratorConfig::default().rows(ROWS))?.write_criteo(&mut text, ROWS)?;
+    let megabytes = text.len() as f64 / 1e6;
+    let mut row = Row::default();
+    let mut count = |source: &mut dyn RowSource| -> Outcome<f64> {
+        let began = Instant::now();
+        while source.next_row(&mut row)? {}
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let (mut streamed, mut parsed) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        streamed.push(count(&mut Generator::new(GeneratorConfig::default().rows(ROWS))?)?);
+        let input = Input::from_reader("log.tsv", Cursor::new(text.clone()))?;
+        parsed.push(count(&mut CriteoReader::new(Inputs::from_inputs(vec![input])))?);
+    }
+    for seconds in [&mut streamed, &mut parsed] {
+        seconds.sort_by(f64::total_cmp);
+    }
+    println!("embedded stream  {:.0} rows/s", ROWS as f64 / streamed[2]);
+    println!("Criteo's format  {:.0} rows/s, {:.0} MB/s of text", ROWS as f64 / parsed[2], megabytes / parsed[2]);
+    Ok(())
+}
+
 fn main() -> Outcome<()> {
     let args = Args::parse()?;
+    if args.reader {
+        return reader();
+    }
     let mut random = Random(1);
     let batches: Vec<Batch> = (0..BATCHES).map(|_| batch(&args, &mut random)).collect();
     let store = store(&args)?;

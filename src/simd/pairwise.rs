@@ -4,6 +4,8 @@
 //! running sum over `d` and needs no sum across lanes. Pairs are computed in small rectangles, for each of which a value
 //! is read once and used several times; of the square of all pairs only the lower triangle is.
 
+#![expect(clippy::needless_range_loop, reason = "an index runs over several arrays of one constant size")]
+
 use fearless_simd::{Simd, f32x8, f32x16, prelude::*};
 
 use super::columns::LANES;

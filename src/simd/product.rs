@@ -10,9 +10,13 @@
 //!   weight gradient  dw[o][i] = Σ_r dy[r][o]·x[r][i]
 //! ```
 //!
-//! A result is one running sum in the order of the inner index, kept in a register, whatever the size of the tile it is
-//! computed in. Products and sums are fused where the processor can, so these bits are those of a family of processors:
+//! A result is one running sum in the order of the inner index, never split, whatever the size of the tile it is computed in
+//! (a weight gradient of more than 256 rows: one sum for each 256). Products and sums are fused where the processor can, so these bits are those of a family of processors:
 //! all with AVX2 and later, all without.
+
+#![expect(clippy::needless_range_loop, reason = "an index runs over several arrays of one constant size")]
+
+use std::ops::Range;
 
 use fearless_simd::{Simd, f32x16, prelude::*};
 
@@ -20,8 +24,11 @@ use fearless_simd::{Simd, f32x16, prelude::*};
 pub const PANEL: usize = 16;
 /// Rows whose activations are to stay in the second-level cache while all weights pass by.
 const ROW_BLOCK: usize = 96;
-/// Rows of a weight gradient's part sum: two or three panels of them fit in the first-level cache.
-const SUM_ROWS: usize = 128;
+/// Panels of the inner index whose weights are to stay in the first-level cache while a block of rows passes by: the
+/// running sums wait in the result meanwhile.
+const INNER_BLOCK: usize = 8;
+/// Rows of a weight gradient's part sum: about two panels of them fit in the first-level cache.
+const SUM_ROWS: usize = 256;
 
 /// What a forward or input-gradient product does with its results.
 #[derive(Clone, Copy, Debug)]
@@ -58,98 +65,116 @@ pub(super) fn product<S: Simd>(simd: S, c: &mut [f32], task: Task<'_>) {
 #[inline(always)]
 fn blocks<S: Simd, const M: usize, const N: usize>(simd: S, c: &mut [f32], task: Task<'_>) {
     let panels = c.len() / (task.rows * PANEL).max(1);
+    let inner_panels = task.a.len() / (task.rows * PANEL).max(1);
     for first in (0..task.rows).step_by(ROW_BLOCK) {
         let rows = first..(first + ROW_BLOCK).min(task.rows);
-        let mut panel = 0;
-        while panel + N <= panels {
-            strip::<S, M, N>(simd, c, task, panel, rows.clone());
-            panel += N;
-        }
-        while panel < panels {
-            strip::<S, M, 1>(simd, c, task, panel, rows.clone());
-            panel += 1;
+        for inner in (0..inner_panels).step_by(INNER_BLOCK) {
+            let inner = inner..(inner + INNER_BLOCK).min(inner_panels);
+            let mut panel = 0;
+            while panel < panels {
+                let strip = Strip { panel, rows: rows.clone(), inner: inner.clone(), inner_panels };
+                // No panel is left alone where there are several: one alone is bound by its loads.
+                panel += match (N, panels - panel) {
+                    (1, _) | (_, 1) => strip.run::<S, M, 1>(simd, c, task),
+                    (2, _) | (_, 2 | 4) => strip.run::<S, M, 2>(simd, c, task),
+                    _ => strip.run::<S, M, N>(simd, c, task),
+                };
+            }
         }
     }
 }
 
-/// `N` panels of the result, some rows of them.
-#[inline(always)]
-fn strip<S: Simd, const M: usize, const N: usize>(
-    simd: S,
-    c: &mut [f32],
-    task: Task<'_>,
+/// Some rows of some panels of the result, and the part of the inner index that is added.
+struct Strip {
     panel: usize,
-    rows: std::ops::Range<usize>,
-) {
-    let mut row = rows.start;
-    while row + M <= rows.end {
-        tile::<S, M, N>(simd, c, task, panel, row);
-        row += M;
+    rows: Range<usize>,
+    inner: Range<usize>,
+    inner_panels: usize,
+}
+
+impl Strip {
+    /// Returns the number of panels.
+    #[inline(always)]
+    fn run<S: Simd, const M: usize, const N: usize>(&self, simd: S, c: &mut [f32], task: Task<'_>) -> usize {
+        let mut row = self.rows.start;
+        while row + M <= self.rows.end {
+            self.tile::<S, M, N>(simd, c, task, row);
+            row += M;
+        }
+        while row + 4 <= self.rows.end {
+            self.tile::<S, 4, N>(simd, c, task, row);
+            row += 4;
+        }
+        while row < self.rows.end {
+            self.tile::<S, 1, N>(simd, c, task, row);
+            row += 1;
+        }
+        N
     }
-    while row + 4 <= rows.end {
-        tile::<S, 4, N>(simd, c, task, panel, row);
-        row += 4;
-    }
-    while row < rows.end {
-        tile::<S, 1, N>(simd, c, task, panel, row);
-        row += 1;
+
+    /// `M` rows of `N` panels.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, c: &mut [f32], task: Task<'_>, row: usize) {
+        let Task { a, b, rows, .. } = task;
+        let (a, b) = (a.as_chunks::<PANEL>().0, b.as_chunks::<PANEL>().0.as_chunks::<PANEL>().0);
+        let c = c.as_chunks_mut::<PANEL>().0;
+        let mut sums = [[Vector::splat(simd, 0.0); N]; M];
+        if self.inner.start > 0 {
+            for n in 0..N {
+                let Some(c) = c[(self.panel + n) * rows + row..].first_chunk::<M>() else { return };
+                for m in 0..M {
+                    sums[m][n] = Vector::from_slice(simd, &c[m]);
+                }
+            }
+        }
+        for inner in self.inner.clone() {
+            let Some(a) = a[inner * rows + row..].first_chunk::<M>() else { return };
+            let mut blocks = [&NOTHING; N];
+            for (n, block) in blocks.iter_mut().enumerate() {
+                *block = &b[(self.panel + n) * self.inner_panels + inner];
+            }
+            for k in 0..PANEL {
+                let mut right = [Vector::splat(simd, 0.0); N];
+                for n in 0..N {
+                    right[n] = Vector::from_slice(simd, &blocks[n][k]);
+                }
+                for m in 0..M {
+                    let left = Vector::splat(simd, a[m][k]);
+                    for n in 0..N {
+                        sums[m][n] = left.mul_add(right[n], sums[m][n]);
+                    }
+                }
+            }
+        }
+        let finish = if self.inner.end == self.inner_panels { task.finish } else { Finish::Plain };
+        for n in 0..N {
+            let at = (self.panel + n) * rows + row;
+            let Some(c) = c[at..].first_chunk_mut::<M>() else { return };
+            match finish {
+                Finish::BiasRelu(bias) => {
+                    let bias = Vector::from_slice(simd, &bias.as_chunks::<PANEL>().0[self.panel + n]);
+                    for m in 0..M {
+                        relu(simd, sums[m][n] + bias).store_slice(&mut c[m]);
+                    }
+                }
+                Finish::WhereOpen(y) => {
+                    let Some(y) = y.as_chunks::<PANEL>().0[at..].first_chunk::<M>() else { return };
+                    for m in 0..M {
+                        open(simd, sums[m][n], Vector::from_slice(simd, &y[m])).store_slice(&mut c[m]);
+                    }
+                }
+                Finish::Plain => {
+                    for m in 0..M {
+                        sums[m][n].store_slice(&mut c[m]);
+                    }
+                }
+            }
+        }
     }
 }
 
 /// What a reference points to until it is set.
 static NOTHING: [[f32; PANEL]; PANEL] = [[0.0; PANEL]; PANEL];
-
-/// `M` rows of `N` panels of the result.
-#[inline(always)]
-fn tile<S: Simd, const M: usize, const N: usize>(simd: S, c: &mut [f32], task: Task<'_>, panel: usize, row: usize) {
-    let Task { a, b, rows, .. } = task;
-    let (a, b) = (a.as_chunks::<PANEL>().0, b.as_chunks::<PANEL>().0.as_chunks::<PANEL>().0);
-    let inner_panels = a.len() / rows;
-    let mut sums = [[Vector::splat(simd, 0.0); N]; M];
-    for inner in 0..inner_panels {
-        let Some(a) = a[inner * rows + row..].first_chunk::<M>() else { return };
-        let mut blocks = [&NOTHING; N];
-        for (n, block) in blocks.iter_mut().enumerate() {
-            *block = &b[(panel + n) * inner_panels + inner];
-        }
-        for k in 0..PANEL {
-            let mut right = [Vector::splat(simd, 0.0); N];
-            for n in 0..N {
-                right[n] = Vector::from_slice(simd, &blocks[n][k]);
-            }
-            for m in 0..M {
-                let left = Vector::splat(simd, a[m][k]);
-                for n in 0..N {
-                    sums[m][n] = left.mul_add(right[n], sums[m][n]);
-                }
-            }
-        }
-    }
-    let c = c.as_chunks_mut::<PANEL>().0;
-    for n in 0..N {
-        let at = (panel + n) * rows + row;
-        let Some(c) = c[at..].first_chunk_mut::<M>() else { return };
-        match task.finish {
-            Finish::BiasRelu(bias) => {
-                let bias = Vector::from_slice(simd, &bias.as_chunks::<PANEL>().0[panel + n]);
-                for m in 0..M {
-                    relu(simd, sums[m][n] + bias).store_slice(&mut c[m]);
-                }
-            }
-            Finish::WhereOpen(y) => {
-                let Some(y) = y.as_chunks::<PANEL>().0[at..].first_chunk::<M>() else { return };
-                for m in 0..M {
-                    open(simd, sums[m][n], Vector::from_slice(simd, &y[m])).store_slice(&mut c[m]);
-                }
-            }
-            Finish::Plain => {
-                for m in 0..M {
-                    sums[m][n].store_slice(&mut c[m]);
-                }
-            }
-        }
-    }
-}
 
 /// Not a maximum, which may turn a value that is not a number into zero and hide it.
 #[inline(always)]
@@ -205,7 +230,7 @@ struct Part<'a> {
     dy: &'a [f32],
     x: &'a [f32],
     shape: LayerShape,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 /// Adds (the first part: writes) the part's sum for `M` outputs, those from `FROM` on of panel `out`, and the inputs of
