@@ -124,7 +124,7 @@ fn batch(args: &Args, random: &mut Random) -> Batch {
         rows,
         n_dense: N_DENSE,
         n_features: args.tables,
-        labels: (0..rows).map(|_| f32::from(u8::from(random.unit() < 0.25))).collect(),
+        labels: (0..rows).map(|_| f32::from(u8::from(random.below(4) == 0))).collect(),
         dense: (0..rows * N_DENSE).map(|_| random.unit() as f32).collect(),
         keys,
     }

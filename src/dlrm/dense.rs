@@ -194,6 +194,20 @@ impl DenseNet {
         Ok(())
     }
 
+    /// Calls `with` with one feature's gradients, in a buffer of this thread's that stays in its cache from one feature
+    /// to the next.
+    pub(super) fn with_embedding_gradient<R>(
+        &self,
+        feature: usize,
+        with: impl FnOnce(&[f32]) -> Result<R, TrainError>,
+    ) -> Result<R, TrainError> {
+        let work = &mut *self.workspaces[self.workers.current()].lock();
+        let len = self.last.rows * self.interaction.dim;
+        work.table.grow(len);
+        self.copy_embedding_gradient(feature, &mut work.table[..len])?;
+        with(&work.table[..len])
+    }
+
     /// Every parameter by name, bottom to top, weight before bias.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
@@ -355,7 +369,7 @@ impl DenseNet {
         let (first, rows) = (cut.first(i), cut.len(i));
         let (kernels, (bottom, top)) = (self.kernels, self.weights());
         let Interaction { dim, n_features, .. } = self.interaction;
-        let Workspace { bottom: below, top: above, dense, crossed, columns, flow } = work;
+        let Workspace { bottom: below, top: above, dense, crossed, columns, flow, .. } = work;
         shard.gradients.resize(self.parameters.len(), 0.0);
         shard.embedding_gradients.grow(n_features * rows * dim);
 

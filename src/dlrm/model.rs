@@ -19,7 +19,7 @@ pub struct Dlrm {
     n_dense: usize,
     n_features: usize,
     dim: usize,
-    /// Embeddings on the way in, their gradients on the way out: `[n_features, rows, dim]`.
+    /// `[n_features, rows, dim]`.
     embeddings: Lines,
 }
 
@@ -145,20 +145,15 @@ impl Dlrm {
     }
 
     /// Hands every table its gradients, a table on any thread.
-    fn train_tables(&mut self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
-        let workers = self.net.workers().clone();
-        // The embeddings have done their part: their place takes the gradients.
-        workers.try_pieces(
-            &mut self.embeddings[..batch.keys.len() * self.dim],
-            batch.rows * self.dim,
-            |feature, gradient| {
-                self.net.timers().time(Phase::Tables, || {
-                    self.net.copy_embedding_gradient(feature, gradient)?;
+    fn train_tables(&self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
+        self.net.workers().try_each(self.n_features, |feature| {
+            self.net.timers().time(Phase::Tables, || {
+                self.net.with_embedding_gradient(feature, |gradient| {
                     store.apply_gradients(TableId::new(feature), batch.feature_keys(feature), gradient)?;
-                    Ok::<(), TrainError>(())
+                    Ok(())
                 })
-            },
-        )
+            })
+        })
     }
 
     /// Looks up every table's rows, a table on any thread.

@@ -58,6 +58,8 @@ pub(super) struct Workspace {
     pub(super) crossed: Lines,
     pub(super) columns: Columns,
     pub(super) flow: Flow,
+    /// One table's gradients, on their way to it.
+    pub(super) table: Lines,
 }
 
 impl Shard {
@@ -79,6 +81,6 @@ impl Workspace {
 
     pub(super) fn bytes(&self) -> usize {
         let layers = self.bottom.bytes() + self.top.bytes() + self.flow.bytes();
-        layers + self.dense.bytes() + self.crossed.bytes() + self.columns.bytes()
+        layers + self.table.bytes() + self.dense.bytes() + self.crossed.bytes() + self.columns.bytes()
     }
 }

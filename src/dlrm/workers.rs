@@ -78,6 +78,19 @@ impl Workers {
         }
     }
 
+    /// Runs `work` for every number below `count`, each on any of the threads. Errors as in
+    /// [`try_pieces`](Self::try_pieces).
+    pub(super) fn try_each<E: Send>(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> Result<(), E> + Send + Sync,
+    ) -> Result<(), E> {
+        match &self.pool {
+            None => (0..count).try_for_each(work),
+            Some(pool) => pool.install(|| (0..count).into_par_iter().with_max_len(1).try_for_each(work)),
+        }
+    }
+
     /// Runs `work` on every piece of `len` values and the piece of `beside` that belongs to it, which is as long, or
     /// empty if `beside` is.
     pub(super) fn pieces(
