@@ -10,9 +10,9 @@
 //!   weight gradient  dw[o][i] = Σ_r dy[r][o]·x[r][i]
 //! ```
 //!
-//! A result is one running sum in the order of the inner index, never split, whatever the size of the tile it is computed in
-//! (a weight gradient of more than 256 rows: one sum for each 256). Products and sums are fused where the processor can, so these bits are those of a family of processors:
-//! all with AVX2 and later, all without.
+//! A result is the sum, part after part, of running sums over 128 inner indices (a weight gradient: over 256 rows),
+//! whatever the size of the tile it is computed in. Products and sums are fused where the processor can, so these bits
+//! are those of a family of processors: all with AVX2 and later, all without.
 
 #![expect(clippy::needless_range_loop, reason = "an index runs over several arrays of one constant size")]
 
@@ -24,8 +24,8 @@ use fearless_simd::{Simd, f32x16, prelude::*};
 pub const PANEL: usize = 16;
 /// Rows whose activations are to stay in the second-level cache while all weights pass by.
 const ROW_BLOCK: usize = 96;
-/// Panels of the inner index whose weights are to stay in the first-level cache while a block of rows passes by: the
-/// running sums wait in the result meanwhile.
+/// Panels of the inner index whose weights are to stay in the first-level cache while a block of rows passes by. Their
+/// part sums are added up in the result.
 const INNER_BLOCK: usize = 8;
 /// Rows of a weight gradient's part sum: about two panels of them fit in the first-level cache.
 const SUM_ROWS: usize = 256;
@@ -84,6 +84,9 @@ fn blocks<S: Simd, const M: usize, const N: usize>(simd: S, c: &mut [f32], task:
     }
 }
 
+/// What a reference points to until it is set.
+static NOTHING: [[f32; PANEL]; PANEL] = [[0.0; PANEL]; PANEL];
+
 /// Some rows of some panels of the result, and the part of the inner index that is added.
 struct Strip {
     panel: usize,
@@ -109,24 +112,18 @@ impl Strip {
             self.tile::<S, 1, N>(simd, c, task, row);
             row += 1;
         }
+        if self.inner.end == self.inner_panels {
+            self.finish::<S, N>(simd, c, task);
+        }
         N
     }
 
-    /// `M` rows of `N` panels.
+    /// Adds (the first part: writes) `M` rows of `N` panels.
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, c: &mut [f32], task: Task<'_>, row: usize) {
         let Task { a, b, rows, .. } = task;
         let (a, b) = (a.as_chunks::<PANEL>().0, b.as_chunks::<PANEL>().0.as_chunks::<PANEL>().0);
-        let c = c.as_chunks_mut::<PANEL>().0;
         let mut sums = [[Vector::splat(simd, 0.0); N]; M];
-        if self.inner.start > 0 {
-            for n in 0..N {
-                let Some(c) = c[(self.panel + n) * rows + row..].first_chunk::<M>() else { return };
-                for m in 0..M {
-                    sums[m][n] = Vector::from_slice(simd, &c[m]);
-                }
-            }
-        }
         for inner in self.inner.clone() {
             let Some(a) = a[inner * rows + row..].first_chunk::<M>() else { return };
             let mut blocks = [&NOTHING; N];
@@ -146,35 +143,36 @@ impl Strip {
                 }
             }
         }
-        let finish = if self.inner.end == self.inner_panels { task.finish } else { Finish::Plain };
+        let c = c.as_chunks_mut::<PANEL>().0;
         for n in 0..N {
-            let at = (self.panel + n) * rows + row;
-            let Some(c) = c[at..].first_chunk_mut::<M>() else { return };
-            match finish {
+            let Some(c) = c[(self.panel + n) * rows + row..].first_chunk_mut::<M>() else { return };
+            for m in 0..M {
+                let before = Vector::from_slice(simd, &c[m]);
+                (if self.inner.start > 0 { before + sums[m][n] } else { sums[m][n] }).store_slice(&mut c[m]);
+            }
+        }
+    }
+
+    /// Finishes `N` panels, which are still in the first-level cache. Not part of the tile: with more to do at its end
+    /// the compiler does not keep its sums in registers.
+    #[inline(always)]
+    fn finish<S: Simd, const N: usize>(&self, simd: S, c: &mut [f32], task: Task<'_>) {
+        for panel in self.panel..self.panel + N {
+            let place = (panel * task.rows + self.rows.start) * PANEL..(panel * task.rows + self.rows.end) * PANEL;
+            let c = &mut c[place.clone()];
+            match task.finish {
                 Finish::BiasRelu(bias) => {
-                    let bias = Vector::from_slice(simd, &bias.as_chunks::<PANEL>().0[self.panel + n]);
-                    for m in 0..M {
-                        relu(simd, sums[m][n] + bias).store_slice(&mut c[m]);
+                    let bias = Vector::from_slice(simd, &bias.as_chunks::<PANEL>().0[panel]);
+                    for c in c.as_chunks_mut::<PANEL>().0 {
+                        relu(simd, Vector::from_slice(simd, c) + bias).store_slice(c);
                     }
                 }
-                Finish::WhereOpen(y) => {
-                    let Some(y) = y.as_chunks::<PANEL>().0[at..].first_chunk::<M>() else { return };
-                    for m in 0..M {
-                        open(simd, sums[m][n], Vector::from_slice(simd, &y[m])).store_slice(&mut c[m]);
-                    }
-                }
-                Finish::Plain => {
-                    for m in 0..M {
-                        sums[m][n].store_slice(&mut c[m]);
-                    }
-                }
+                Finish::WhereOpen(y) => where_open(simd, c, &y[place]),
+                Finish::Plain => {}
             }
         }
     }
 }
-
-/// What a reference points to until it is set.
-static NOTHING: [[f32; PANEL]; PANEL] = [[0.0; PANEL]; PANEL];
 
 /// Not a maximum, which may turn a value that is not a number into zero and hide it.
 #[inline(always)]
