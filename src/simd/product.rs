@@ -14,8 +14,6 @@
 //! whatever the size of the tile it is computed in. Products and sums are fused where the processor can, so these bits
 //! are those of a family of processors: all with AVX2 and later, all without.
 
-#![expect(clippy::needless_range_loop, reason = "an index runs over several arrays of one constant size")]
-
 use std::ops::Range;
 
 use fearless_simd::{Simd, f32x16, prelude::*};
