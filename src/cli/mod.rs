@@ -5,6 +5,7 @@
 mod error;
 mod inspect;
 mod print;
+mod profile;
 mod progress;
 mod resolved;
 mod settings;
@@ -67,6 +68,9 @@ struct TrainArgs {
     /// Print a line for each window
     #[arg(long, short)]
     verbose: bool,
+    /// Print where the time went, and the machine's limits measured beside it
+    #[arg(long)]
+    profile: bool,
 }
 
 #[derive(Debug, clap::Args)]
