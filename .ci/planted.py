@@ -155,7 +155,7 @@ BUGS = [
         "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
         "test", STALLED),
     Bug("bug_no_pin_in_a_round", "src/store/round.rs",
-        "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, &{UNPINNED}) {{",
+        "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, {UNPINNED}) {{",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",
@@ -232,6 +232,9 @@ def caught(bug, copy):
 
 
 def main():
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    if any(flag != "--list" and not flag.startswith("--kind=") for flag in flags):
+        sys.exit(__doc__.split("\n\n")[1])
     names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     kinds = [
         kind
