@@ -3,8 +3,9 @@
 
 use crate::budget::Budget;
 use crate::id::ChunkIndex;
-use crate::reclaim::{Magazines, Reclaimer, Retired, Slabs};
-use crate::slab::{Slab, Superblocks};
+use crate::reclaim::{Reclaimer, Retired, Slabs};
+use crate::slab::{Magazine, Slab};
+use crate::superblocks::Superblocks;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 use std::io;
@@ -39,9 +40,9 @@ impl Pool {
         self.superblocks.committed_bytes() + Superblocks::metadata_bytes(superblocks, 1)
     }
 
-    /// One call of a store: pinned, with magazines that are given back when it ends.
+    /// One call of a store: pinned, with a magazine that is given back when it ends.
     pub fn call(&self) -> Call<'_> {
-        Call { guard: self.reclaimer.pin(), magazines: Magazines::new(&self.slabs), slabs: &self.slabs }
+        Call { guard: self.reclaimer.pin(), magazine: Magazine::default(), slabs: &self.slabs }
     }
 
     /// Frees all records that were retired.
@@ -53,7 +54,7 @@ impl Pool {
 /// What one call has in its hands.
 pub struct Call<'p> {
     slabs: &'p Arc<Slabs>,
-    magazines: Magazines<'p>,
+    magazine: Magazine,
     guard: Guard,
 }
 
@@ -61,8 +62,9 @@ impl Call<'_> {
     /// Takes a record and writes its first word. `None`: no room.
     #[inline]
     pub fn alloc(&mut self, stamp: u32) -> Option<u32> {
-        let index = self.magazines.alloc(0, &self.guard).ok()?;
-        self.slabs.get(0).record(index)[0].store(stamp, Ordering::Relaxed);
+        let slab = self.slabs.get(0);
+        let index = slab.alloc(&mut self.magazine, &self.guard).ok()?;
+        slab.record(index)[0].store(stamp, Ordering::Relaxed);
         Some(index.raw())
     }
 
@@ -70,7 +72,7 @@ impl Call<'_> {
     #[inline]
     pub fn free(&mut self, record: u32) {
         if let Some(index) = ChunkIndex::from_raw(record) {
-            self.slabs.get(0).free(index);
+            self.slabs.get(0).free_into(&mut self.magazine, index);
         }
     }
 
@@ -80,8 +82,14 @@ impl Call<'_> {
         records.iter().filter_map(|&record| ChunkIndex::from_raw(record)).for_each(|index| retired.push(0, index));
     }
 
-    /// Lets go of what was found under the pin so far; the magazines stay.
+    /// Lets go of what was found under the pin so far; the magazine stays.
     pub fn repin(&mut self) {
         self.guard.repin();
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.slabs.get(0).flush(&mut self.magazine);
     }
 }

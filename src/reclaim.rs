@@ -37,6 +37,11 @@ impl Slabs {
         self.slabs.iter().map(|slab| slab.free_count() * slab.record_bytes()).sum()
     }
 
+    /// Bytes of records of each slab.
+    fn bytes_of(&self, records: &[Vec<ChunkIndex>]) -> u64 {
+        self.slabs.iter().zip(records).map(|(slab, records)| records.len() as u64 * slab.record_bytes()).sum()
+    }
+
     /// Bytes of records that are retired and not yet free.
     pub(crate) fn retired_bytes(&self) -> u64 {
         self.retired.load(Ordering::Relaxed)
@@ -61,6 +66,11 @@ impl<'s> Magazines<'s> {
     pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {
         self.slabs.get(slab).alloc_existing(&mut self.each[slab], guard)
     }
+
+    /// Frees a record that was never published.
+    pub(crate) fn free(&mut self, slab: usize, index: ChunkIndex) {
+        self.slabs.get(slab).free_into(&mut self.each[slab], index);
+    }
 }
 
 impl Drop for Magazines<'_> {
@@ -74,7 +84,8 @@ impl Drop for Magazines<'_> {
 pub(crate) struct Retired<'a> {
     slabs: &'a Arc<Slabs>,
     guard: &'a Guard,
-    chunks: Vec<(u32, ChunkIndex)>,
+    /// Those of each slab.
+    chunks: Vec<Vec<ChunkIndex>>,
 }
 
 impl<'a> Retired<'a> {
@@ -83,17 +94,20 @@ impl<'a> Retired<'a> {
     }
 
     pub(crate) fn push(&mut self, slab: usize, index: ChunkIndex) {
-        self.chunks.push((slab as u32, index));
+        if self.chunks.is_empty() {
+            self.chunks.resize(self.slabs.slabs.len(), Vec::new());
+        }
+        self.chunks[slab].push(index);
     }
 }
 
 impl Drop for Retired<'_> {
     fn drop(&mut self) {
-        if self.chunks.is_empty() {
+        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
+        let bytes = slabs.bytes_of(&chunks);
+        if bytes == 0 {
             return;
         }
-        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
-        let bytes: u64 = chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
         reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
@@ -103,12 +117,9 @@ impl Drop for Retired<'_> {
         unsafe {
             self.guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
-                    for (slab, index) in chunks {
-                        reach(Point::RecordFreeing);
-                        let slab = slabs.get(slab as usize);
-                        slab.free(index);
-                        slabs.retired.fetch_sub(slab.record_bytes(), Ordering::Relaxed);
-                    }
+                    reach(Point::RecordFreeing);
+                    slabs.slabs.iter().zip(&chunks).for_each(|(slab, chunks)| slab.free_all(chunks));
+                    slabs.retired.fetch_sub(bytes, Ordering::Relaxed);
                 }
             });
         }

@@ -4,8 +4,9 @@
 //! superblock   [ free bits, one per slot | record 0 | record 1 | ... ]      all 32-bit words
 //! ```
 //!
-//! A set bit is a free slot. A thread takes all free slots of one word of bits at once into a [`Magazine`], with one
-//! atomic swap, and gives records back by setting their bits: no links through the records, so no ABA.
+//! A set bit is a free slot. A thread takes all free slots of a few words of bits into a [`Magazine`], each word with one
+//! atomic swap, and gives records back by setting their bits, those that share a word at once: no links through the
+//! records, so no ABA.
 //!
 //! Conservation, for every slab: `slots * superblocks = free bits + slots in magazines + live + retired`.
 //!
@@ -24,12 +25,34 @@ use crate::watch;
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
 
-/// Free slots of one word of bits that one thread holds. Give the rest back with [`Slab::flush`].
-#[derive(Debug, Default)]
+/// Most records that a magazine holds.
+const MAGAZINE: usize = 256;
+
+/// Free records that one thread holds, the next one last. Give the rest back with [`Slab::flush`].
+#[derive(Debug)]
 pub(crate) struct Magazine {
-    superblock: u32,
-    word: u32,
-    bits: u32,
+    len: usize,
+    records: [Option<ChunkIndex>; MAGAZINE],
+}
+
+impl Default for Magazine {
+    fn default() -> Magazine {
+        Magazine { len: 0, records: [None; MAGAZINE] }
+    }
+}
+
+impl Magazine {
+    #[inline]
+    fn push(&mut self, index: ChunkIndex) {
+        self.records[self.len] = Some(index);
+        self.len += 1;
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<ChunkIndex> {
+        self.len = self.len.checked_sub(1)?;
+        self.records[self.len]
+    }
 }
 
 /// All records of `record_words` 32-bit words.
@@ -45,8 +68,12 @@ pub(crate) struct Slab {
     first_record: usize,
     /// Superblocks this slab's indices can name: below this number.
     limit: u32,
+    /// Records that a thread takes from the bits at once, at least, and half of what it keeps of freed ones.
+    batch: usize,
     /// A set bit: the superblock is ours and had a free slot when last seen.
     available: Box<[AtomicU64]>,
+    /// The word of bits where the next search begins, in whichever superblock: a hint.
+    cursor: AtomicU32,
     superblocks: Arc<Superblocks>,
 }
 
@@ -71,7 +98,10 @@ impl Slab {
             header_words: slots.div_ceil(32) as usize,
             first_record: first_record(slots),
             limit: superblocks.end().min(1 << (ChunkIndex::BITS - slot_bits)),
+            // Of small superblocks one word: what idles in magazines is not to keep others from growing.
+            batch: (slots as usize / 16).clamp(32, MAGAZINE / 2),
             available: zeroed_bits(superblocks.end()),
+            cursor: AtomicU32::new(0),
             superblocks,
         }
     }
@@ -128,30 +158,31 @@ impl Slab {
     /// `_guard`: see the module documentation on the grace period.
     #[inline]
     pub(crate) fn alloc(&self, magazine: &mut Magazine, guard: &Guard) -> Result<ChunkIndex, AllocError> {
-        if magazine.bits == 0 {
-            self.refill(magazine, guard)?;
-        }
-        let bit = magazine.bits.trailing_zeros();
-        magazine.bits &= magazine.bits - 1;
-        let index = self.index(magazine.superblock, magazine.word * 32 + bit);
+        let index = match magazine.pop() {
+            Some(index) => index,
+            None => self.refill(magazine, guard)?,
+        };
         watch::taken(self.record(index));
         Ok(index)
     }
 
     /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
     pub(crate) fn alloc_existing(&self, magazine: &mut Magazine, guard: &Guard) -> Option<ChunkIndex> {
-        if magazine.bits == 0 && !self.refill_existing(magazine, guard) {
+        if magazine.len == 0 && !self.refill_existing(magazine, guard) {
             return None;
         }
         self.alloc(magazine, guard).ok()
     }
 
     #[cold]
-    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<(), AllocError> {
-        if self.refill_existing(magazine, guard) { Ok(()) } else { self.commit(magazine) }
+    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<ChunkIndex, AllocError> {
+        if !self.refill_existing(magazine, guard) {
+            self.commit(magazine)?;
+        }
+        Ok(magazine.pop().expect("filled just now"))
     }
 
-    /// Takes a word of free slots from the lowest superblock that has one.
+    /// Takes free slots from the lowest superblock that has any.
     fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
         for (position, available) in self.available.iter().enumerate() {
             // Relaxed: only a hint; the look after `withdraw` decides.
@@ -159,12 +190,12 @@ impl Slab {
             while candidates != 0 {
                 let superblock = position as u32 * 64 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
-                if self.lends(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_words(superblock, magazine) {
                     return true;
                 }
                 self.withdraw(superblock);
                 reach(Point::Withdrawn);
-                if self.lends(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_words(superblock, magazine) {
                     self.offer(superblock);
                     return true;
                 }
@@ -185,22 +216,39 @@ impl Slab {
         self.superblocks.owner(superblock) == self.number + 1
     }
 
-    fn take_word(&self, superblock: u32, magazine: &mut Magazine) -> bool {
-        for (word, bits) in self.free_bits(superblock).iter().enumerate() {
+    /// Fills an empty magazine with the free slots of as many words as make a batch, or of all that have some.
+    fn take_words(&self, superblock: u32, magazine: &mut Magazine) -> bool {
+        let words = self.free_bits(superblock);
+        // Words behind the last one taken are likelier to have free slots than those before it.
+        let start = self.cursor.load(Ordering::Relaxed) as usize % words.len();
+        for word in (start..words.len()).chain(0..start) {
             // Relaxed: only a hint; the swap decides.
-            if bits.load(Ordering::Relaxed) == 0 {
+            if words[word].load(Ordering::Relaxed) == 0 {
                 continue;
             }
             reach(Point::SlotsSeen);
-            // Acquire: pairs with the Release in `free`, so the last owner's use of the records is over.
-            let taken = bits.swap(0, Ordering::Acquire);
-            if taken != 0 {
-                *magazine = Magazine { superblock, word: word as u32, bits: taken };
-                reach(Point::SlotsTaken);
-                return true;
+            // Acquire: pairs with the Release in `free_slots`, so the last owner's use of the records is over.
+            let taken = words[word].swap(0, Ordering::Acquire);
+            self.load(magazine, superblock, word, taken);
+            if magazine.len >= self.batch {
+                self.cursor.store(word as u32, Ordering::Relaxed);
+                break;
             }
         }
-        false
+        // The lowest slot is had first.
+        magazine.records[..magazine.len].reverse();
+        if magazine.len > 0 {
+            reach(Point::SlotsTaken);
+        }
+        magazine.len > 0
+    }
+
+    /// Adds the slots of one word of bits to a magazine.
+    fn load(&self, magazine: &mut Magazine, superblock: u32, word: usize, mut bits: u32) {
+        while bits != 0 {
+            magazine.push(self.index(superblock, word as u32 * 32 + bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
     }
 
     /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
@@ -219,42 +267,91 @@ impl Slab {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
         reach(Point::SuperblockAcquired);
         watch::freed(&self.superblocks.words(superblock)[self.header_words..]);
-        for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
-            // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
-            // to `offer`, because a late one of an earlier time may have drawn another thread here already.
+        // The first words go to this thread.
+        let first = self.batch.div_ceil(32).min(self.header_words);
+        for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(first) {
+            // Release: pairs with the Acquire swap in `take_words`, so that the superblock was decommitted before. Not
+            // left to `offer`, because a late one of an earlier time may have drawn another thread here already.
             bits.store(self.mask(word), Ordering::Release);
             reach(Point::SuperblockHalfCommitted);
         }
-        *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
+        (0..first).for_each(|word| self.load(magazine, superblock, word, self.mask(word)));
+        magazine.records[..magazine.len].reverse();
+        self.cursor.store(first as u32, Ordering::Relaxed);
         self.offer(superblock);
         Ok(())
     }
 
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
-        let bits = std::mem::take(&mut magazine.bits);
-        if bits != 0 {
-            self.free_slots(magazine.superblock, magazine.word as usize, bits);
-        }
+        let len = std::mem::take(&mut magazine.len);
+        self.put_back(&magazine.records[..len]);
     }
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
+        self.free_all(&[index]);
+    }
+
+    /// [Frees](Self::free) several records.
+    pub(crate) fn free_all(&self, records: &[ChunkIndex]) {
+        records.iter().for_each(|&index| self.close(index));
+        self.put_back(records);
+    }
+
+    /// [Frees](Self::free) a record into a magazine, from where it is had next.
+    #[inline]
+    pub(crate) fn free_into(&self, magazine: &mut Magazine, index: ChunkIndex) {
+        self.close(index);
+        if magazine.len == 2 * self.batch {
+            self.unload(magazine);
+        }
+        magazine.push(index);
+    }
+
+    /// Puts back the half of a magazine that was freed first.
+    #[cold]
+    fn unload(&self, magazine: &mut Magazine) {
+        self.put_back(&magazine.records[..self.batch]);
+        magazine.records.copy_within(self.batch..magazine.len, 0);
+        magazine.len -= self.batch;
+    }
+
+    /// Nobody uses the record from now on.
+    #[inline]
+    fn close(&self, index: ChunkIndex) {
         watch::freed(self.record(index));
         // Whoever still reads it does not find what was there; the sequence word's count goes on.
         #[cfg(fuzzing)]
         self.record(index)[1..].iter().for_each(|word| word.store(0x7EAD_7EAD, Ordering::Relaxed));
-        let slot = self.slot_of(index);
-        self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
+    }
+
+    /// Marks slots free, those that follow each other in one word at once.
+    fn put_back<T: Copy + Into<Option<ChunkIndex>>>(&self, records: &[T]) {
+        let mut indices = records.iter().filter_map(|&record| record.into()).peekable();
+        while let Some(index) = indices.next() {
+            let place = |index| (self.superblock_of(index), self.slot_of(index) / 32);
+            let (superblock, word) = place(index);
+            let bit = |index| 1 << (self.slot_of(index) % 32);
+            let mut bits: u32 = bit(index);
+            while let Some(next) = indices.next_if(|&next| place(next) == (superblock, word)) {
+                debug_assert_eq!(bits & bit(next), 0, "slot freed twice in superblock {superblock}");
+                bits |= bit(next);
+            }
+            self.free_slots(superblock, word as usize, bits);
+        }
     }
 
     fn free_slots(&self, superblock: u32, word: usize, bits: u32) {
-        // Release: pairs with the Acquire swap in `take_word`.
+        // Release: pairs with the Acquire swap in `take_words`.
         let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
         reach(Point::SlotsPutBack);
-        // Even if the superblock is being emptied: whether that is over cannot be told here, and `lends` asks.
-        self.offer(superblock);
+        // Whoever freed the first slot of this word offers. Even if the superblock is being emptied: whether that is over
+        // cannot be told here, and `lends` asks.
+        if before == 0 {
+            self.offer(superblock);
+        }
     }
 
     /// Whether a slot is marked free.

@@ -74,7 +74,9 @@ fn on_threads<P: Peer>(
     std::thread::scope(|scope| {
         let run = |thread: usize| {
             let (work, start) = (&work, &start);
-            scope.spawn(move || work(&mut peer.hand(), &mut Random(0x9E37_79B9_7F4A_7C15 ^ (seed * 16 + thread as u64)), start))
+            scope.spawn(move || {
+                work(&mut peer.hand(), &mut Random(0x9E37_79B9_7F4A_7C15 ^ (seed * 16 + thread as u64)), start)
+            })
         };
         let running: Vec<_> = (0..threads).map(run).collect();
         running.into_iter().map(|thread| thread.join().expect("a peer does not panic")).sum()
