@@ -32,12 +32,14 @@ const MAGAZINE: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Magazine {
     len: usize,
+    /// How many the last refill was to take. Each takes twice as many as the one before, so that a short call takes few.
+    batch: usize,
     records: [Option<ChunkIndex>; MAGAZINE],
 }
 
 impl Default for Magazine {
     fn default() -> Magazine {
-        Magazine { len: 0, records: [None; MAGAZINE] }
+        Magazine { len: 0, batch: 16, records: [None; MAGAZINE] }
     }
 }
 
@@ -68,7 +70,8 @@ pub(crate) struct Slab {
     first_record: usize,
     /// Superblocks this slab's indices can name: below this number.
     limit: u32,
-    /// Records that a thread takes from the bits at once, at least, and half of what it keeps of freed ones.
+    /// Most records that a thread takes from the bits at once, but for the rest of a word, and half of what it keeps of
+    /// freed ones.
     batch: usize,
     /// A set bit: the superblock is ours and had a free slot when last seen.
     available: Box<[AtomicU64]>,
@@ -162,7 +165,9 @@ impl Slab {
             Some(index) => index,
             None => self.refill(magazine, guard)?,
         };
-        watch::taken(self.record(index));
+        if watch::ON {
+            watch::taken(self.record(index));
+        }
         Ok(index)
     }
 
@@ -184,6 +189,7 @@ impl Slab {
 
     /// Takes free slots from the lowest superblock that has any.
     fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
+        magazine.batch = (2 * magazine.batch).min(self.batch);
         for (position, available) in self.available.iter().enumerate() {
             // Relaxed: only a hint; the look after `withdraw` decides.
             let mut candidates = available.load(Ordering::Relaxed);
@@ -227,10 +233,10 @@ impl Slab {
                 continue;
             }
             reach(Point::SlotsSeen);
-            // Acquire: pairs with the Release in `free_slots`, so the last owner's use of the records is over.
+            // Acquire: pairs with the Release in `free_word`, so the last owner's use of the records is over.
             let taken = words[word].swap(0, Ordering::Acquire);
             self.load(magazine, superblock, word, taken);
-            if magazine.len >= self.batch {
+            if magazine.len >= magazine.batch {
                 self.cursor.store(word as u32, Ordering::Relaxed);
                 break;
             }
@@ -268,7 +274,7 @@ impl Slab {
         reach(Point::SuperblockAcquired);
         watch::freed(&self.superblocks.words(superblock)[self.header_words..]);
         // The first words go to this thread.
-        let first = self.batch.div_ceil(32).min(self.header_words);
+        let first = magazine.batch.div_ceil(32).min(self.header_words);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(first) {
             // Release: pairs with the Acquire swap in `take_words`, so that the superblock was decommitted before. Not
             // left to `offer`, because a late one of an earlier time may have drawn another thread here already.
@@ -285,7 +291,7 @@ impl Slab {
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
         let len = std::mem::take(&mut magazine.len);
-        self.put_back(&magazine.records[..len]);
+        self.put_back(magazine.records[..len].iter().copied().flatten());
     }
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
@@ -296,7 +302,7 @@ impl Slab {
     /// [Frees](Self::free) several records.
     pub(crate) fn free_all(&self, records: &[ChunkIndex]) {
         records.iter().for_each(|&index| self.close(index));
-        self.put_back(records);
+        self.put_back(records.iter().copied());
     }
 
     /// [Frees](Self::free) a record into a magazine, from where it is had next.
@@ -312,7 +318,7 @@ impl Slab {
     /// Puts back the half of a magazine that was freed first.
     #[cold]
     fn unload(&self, magazine: &mut Magazine) {
-        self.put_back(&magazine.records[..self.batch]);
+        self.put_back(magazine.records[..self.batch].iter().copied().flatten());
         magazine.records.copy_within(self.batch..magazine.len, 0);
         magazine.len -= self.batch;
     }
@@ -320,29 +326,38 @@ impl Slab {
     /// Nobody uses the record from now on.
     #[inline]
     fn close(&self, index: ChunkIndex) {
-        watch::freed(self.record(index));
+        if watch::ON {
+            watch::freed(self.record(index));
+        }
         // Whoever still reads it does not find what was there; the sequence word's count goes on.
         #[cfg(fuzzing)]
         self.record(index)[1..].iter().for_each(|word| word.store(0x7EAD_7EAD, Ordering::Relaxed));
+        let _ = index;
     }
 
     /// Marks slots free, those that follow each other in one word at once.
-    fn put_back<T: Copy + Into<Option<ChunkIndex>>>(&self, records: &[T]) {
-        let mut indices = records.iter().filter_map(|&record| record.into()).peekable();
-        while let Some(index) = indices.next() {
-            let place = |index| (self.superblock_of(index), self.slot_of(index) / 32);
-            let (superblock, word) = place(index);
-            let bit = |index| 1 << (self.slot_of(index) % 32);
-            let mut bits: u32 = bit(index);
-            while let Some(next) = indices.next_if(|&next| place(next) == (superblock, word)) {
-                debug_assert_eq!(bits & bit(next), 0, "slot freed twice in superblock {superblock}");
-                bits |= bit(next);
+    fn put_back(&self, records: impl Iterator<Item = ChunkIndex>) {
+        // The index of the word's first slot, and the bits of the slots met there.
+        let (mut word, mut bits) = (0, 0u32);
+        for index in records {
+            let bit = self.slot_of(index) % 32;
+            if index.raw() - bit != word {
+                self.free_slots(word, bits);
+                (word, bits) = (index.raw() - bit, 0);
             }
-            self.free_slots(superblock, word as usize, bits);
+            debug_assert_eq!(bits >> bit & 1, 0, "{index:?} freed twice");
+            bits |= 1 << bit;
         }
+        self.free_slots(word, bits);
     }
 
-    fn free_slots(&self, superblock: u32, word: usize, bits: u32) {
+    /// Marks slots of one word free. `first` is the index of its first slot, whether that is among them or not.
+    fn free_slots(&self, first: u32, bits: u32) {
+        let Some(first) = ChunkIndex::from_raw(first) else { return };
+        self.free_word(self.superblock_of(first), self.slot_of(first) as usize / 32, bits);
+    }
+
+    fn free_word(&self, superblock: u32, word: usize, bits: u32) {
         // Release: pairs with the Acquire swap in `take_words`.
         let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
@@ -404,7 +419,7 @@ impl Slab {
         let words = self.free_bits(superblock);
         let mut taken = Vec::with_capacity(words.len());
         for (word, bits) in words.iter().enumerate() {
-            // Acquire: pairs with the Release in `free_slots`, so every record's last use is over.
+            // Acquire: pairs with the Release in `free_word`, so every record's last use is over.
             let bits = bits.swap(0, Ordering::Acquire);
             taken.push(bits);
             reach(Point::SuperblockHalfRetired);
@@ -415,7 +430,7 @@ impl Slab {
         let complete = taken.len() == words.len() && taken[words.len() - 1] == self.mask(words.len() - 1);
         if !complete {
             for (word, &bits) in taken.iter().enumerate().filter(|&(_, &bits)| bits != 0) {
-                self.free_slots(superblock, word, bits);
+                self.free_word(superblock, word, bits);
             }
             return false;
         }
