@@ -1,7 +1,7 @@
 //! The slab against general allocators and pools on blocks of 64 bytes, the first word of each written when it is had.
 //!
 //! `cargo bench --features bench-internals,bench-peers --bench allocator
-//!  [-- --repetitions N --milliseconds N --only PART,PART]`
+//!  [-- --repetitions N --milliseconds N --only PART,PART --parts FIRST..END]`
 //!
 //! The peers alternate within each repetition; a cell is the median of the repetitions, in million pairs of alloc and free
 //! a second over all threads, and its ratio to the best of the column. Resident bytes are those that a process of its own
@@ -19,6 +19,7 @@ mod pairs;
 
 use blocks::{Dimslab, Global, Indices, Locked, Mode, Peer, Sharded};
 use pairs::{COLUMNS, Rates};
+use std::ops::Range;
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,13 +32,16 @@ struct Args {
     time: Duration,
     /// Parts of the names of the peers that are measured; all if none.
     only: Vec<String>,
+    /// Parts of the measurement.
+    parts: Range<usize>,
     /// This process measures the resident bytes of this one.
     bytes: Option<String>,
 }
 
 impl Args {
     fn parse() -> Outcome<Args> {
-        let mut args = Args { repetitions: 5, time: Duration::from_millis(50), only: Vec::new(), bytes: None };
+        let (time, parts) = (Duration::from_millis(50), 0..pairs::PARTS);
+        let mut args = Args { repetitions: 5, time, only: Vec::new(), parts, bytes: None };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             // What cargo says to every benchmark.
@@ -49,6 +53,10 @@ impl Args {
                 "--repetitions" => args.repetitions = value.parse()?,
                 "--milliseconds" => args.time = Duration::from_millis(value.parse()?),
                 "--only" => args.only = value.split(',').map(str::to_owned).collect(),
+                "--parts" => {
+                    let (first, end) = value.split_once("..").ok_or("--parts needs FIRST..END")?;
+                    args.parts = first.parse()?..end.parse::<usize>()?.min(pairs::PARTS);
+                }
                 "--bytes" => args.bytes = Some(value),
                 _ => return Err(format!("unknown option {word}").into()),
             }
@@ -102,7 +110,7 @@ fn main() -> Outcome<()> {
     subjects.retain(|subject| args.has(subject.name));
     let mut rates = vec![vec![Vec::new(); COLUMNS.len()]; subjects.len()];
     for repetition in 0..args.repetitions {
-        for part in 0..pairs::PARTS {
+        for part in args.parts.clone() {
             for turn in 0..subjects.len() {
                 let position = (turn + repetition) % subjects.len();
                 let measured = (subjects[position].rates)(part, args.time, repetition as u64);

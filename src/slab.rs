@@ -20,7 +20,7 @@ use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::region::FIRST_SUPERBLOCK;
 use crate::superblocks::{AllocError, EVACUATING, RETIRED, Superblocks, zeroed_bits};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::watch;
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
@@ -55,7 +55,21 @@ impl Magazine {
         self.len = self.len.checked_sub(1)?;
         self.records[self.len]
     }
+
+    /// Adds the records whose bits are set, counted from `first`.
+    fn fill(&mut self, first: u32, mut bits: u32) {
+        let end = self.len + bits.count_ones() as usize;
+        for record in &mut self.records[self.len..end] {
+            *record = ChunkIndex::from_raw(first + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
+        self.len = end;
+    }
 }
+
+/// Not beside what is only read.
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// All records of `record_words` 32-bit words.
 pub(crate) struct Slab {
@@ -75,8 +89,8 @@ pub(crate) struct Slab {
     batch: usize,
     /// A set bit: the superblock is ours and had a free slot when last seen.
     available: Box<[AtomicU64]>,
-    /// The word of bits where the next search begins, in whichever superblock: a hint.
-    cursor: AtomicU32,
+    /// The word of bits where the next search begins, in whichever superblock. Relaxed: a hint; a search goes round.
+    cursor: Apart<AtomicU32>,
     superblocks: Arc<Superblocks>,
 }
 
@@ -104,7 +118,7 @@ impl Slab {
             // Of small superblocks one word: what idles in magazines is not to keep others from growing.
             batch: (slots as usize / 16).clamp(32, MAGAZINE / 2),
             available: zeroed_bits(superblocks.end()),
-            cursor: AtomicU32::new(0),
+            cursor: Apart(AtomicU32::new(0)),
             superblocks,
         }
     }
@@ -225,8 +239,8 @@ impl Slab {
     /// Fills an empty magazine with the free slots of as many words as make a batch, or of all that have some.
     fn take_words(&self, superblock: u32, magazine: &mut Magazine) -> bool {
         let words = self.free_bits(superblock);
-        // Words behind the last one taken are likelier to have free slots than those before it.
-        let start = self.cursor.load(Ordering::Relaxed) as usize % words.len();
+        // Words before the cursor had no free slots a moment ago.
+        let start = self.cursor.0.load(Ordering::Relaxed) as usize % words.len();
         for word in (start..words.len()).chain(0..start) {
             // Relaxed: only a hint; the swap decides.
             if words[word].load(Ordering::Relaxed) == 0 {
@@ -237,7 +251,7 @@ impl Slab {
             let taken = words[word].swap(0, Ordering::Acquire);
             self.load(magazine, superblock, word, taken);
             if magazine.len >= magazine.batch {
-                self.cursor.store(word as u32, Ordering::Relaxed);
+                self.cursor.0.store(word as u32, Ordering::Relaxed);
                 break;
             }
         }
@@ -250,11 +264,8 @@ impl Slab {
     }
 
     /// Adds the slots of one word of bits to a magazine.
-    fn load(&self, magazine: &mut Magazine, superblock: u32, word: usize, mut bits: u32) {
-        while bits != 0 {
-            magazine.push(self.index(superblock, word as u32 * 32 + bits.trailing_zeros()));
-            bits &= bits - 1;
-        }
+    fn load(&self, magazine: &mut Magazine, superblock: u32, word: usize, bits: u32) {
+        magazine.fill(self.index(superblock, word as u32 * 32).raw(), bits);
     }
 
     /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
@@ -262,6 +273,8 @@ impl Slab {
     /// that comes between is read-modify-writes); one that comes after sets the bit again.
     fn withdraw(&self, superblock: u32) {
         self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Acquire);
+        // Pairs with the fence in `announce`.
+        fence(Ordering::SeqCst);
     }
 
     fn offer(&self, superblock: u32) {
@@ -283,7 +296,7 @@ impl Slab {
         }
         (0..first).for_each(|word| self.load(magazine, superblock, word, self.mask(word)));
         magazine.records[..magazine.len].reverse();
-        self.cursor.store(first as u32, Ordering::Relaxed);
+        self.cursor.0.store(first as u32, Ordering::Relaxed);
         self.offer(superblock);
         Ok(())
     }
@@ -291,7 +304,7 @@ impl Slab {
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
         let len = std::mem::take(&mut magazine.len);
-        self.put_back(magazine.records[..len].iter().copied().flatten());
+        self.put_back(magazine.records[..len].iter().flatten());
     }
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
@@ -302,14 +315,14 @@ impl Slab {
     /// [Frees](Self::free) several records.
     pub(crate) fn free_all(&self, records: &[ChunkIndex]) {
         records.iter().for_each(|&index| self.close(index));
-        self.put_back(records.iter().copied());
+        self.put_back(records.iter());
     }
 
     /// [Frees](Self::free) a record into a magazine, from where it is had next.
     #[inline]
     pub(crate) fn free_into(&self, magazine: &mut Magazine, index: ChunkIndex) {
         self.close(index);
-        if magazine.len == 2 * self.batch {
+        if magazine.len >= 2 * self.batch {
             self.unload(magazine);
         }
         magazine.push(index);
@@ -318,7 +331,7 @@ impl Slab {
     /// Puts back the half of a magazine that was freed first.
     #[cold]
     fn unload(&self, magazine: &mut Magazine) {
-        self.put_back(magazine.records[..self.batch].iter().copied().flatten());
+        self.put_back(magazine.records[..self.batch].iter().flatten());
         magazine.records.copy_within(self.batch..magazine.len, 0);
         magazine.len -= self.batch;
     }
@@ -336,35 +349,52 @@ impl Slab {
     }
 
     /// Marks slots free, those that follow each other in one word at once.
-    fn put_back(&self, records: impl Iterator<Item = ChunkIndex>) {
+    fn put_back<'r>(&self, records: impl Iterator<Item = &'r ChunkIndex>) {
         // The index of the word's first slot, and the bits of the slots met there.
         let (mut word, mut bits) = (0, 0u32);
-        for index in records {
+        let mut unoffered = 0;
+        for &index in records {
             let bit = self.slot_of(index) % 32;
             if index.raw() - bit != word {
-                self.free_slots(word, bits);
+                self.free_word(word, bits, &mut unoffered);
                 (word, bits) = (index.raw() - bit, 0);
             }
             debug_assert_eq!(bits >> bit & 1, 0, "{index:?} freed twice");
             bits |= 1 << bit;
         }
-        self.free_slots(word, bits);
+        self.free_word(word, bits, &mut unoffered);
+        self.announce(unoffered);
     }
 
-    /// Marks slots of one word free. `first` is the index of its first slot, whether that is among them or not.
-    fn free_slots(&self, first: u32, bits: u32) {
+    /// Marks slots of one word free; `first` is the index of the word's first slot. A superblock that is to be announced
+    /// afterwards is left in `unoffered`; the one before it is announced.
+    fn free_word(&self, first: u32, bits: u32, unoffered: &mut u32) {
         let Some(first) = ChunkIndex::from_raw(first) else { return };
-        self.free_word(self.superblock_of(first), self.slot_of(first) as usize / 32, bits);
-    }
-
-    fn free_word(&self, superblock: u32, word: usize, bits: u32) {
+        let superblock = self.superblock_of(first);
         // Release: pairs with the Acquire swap in `take_words`.
-        let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
+        let word = self.slot_of(first) / 32;
+        let before = self.free_bits(superblock)[word as usize].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
         reach(Point::SlotsPutBack);
-        // Whoever freed the first slot of this word offers. Even if the superblock is being emptied: whether that is over
-        // cannot be told here, and `lends` asks.
-        if before == 0 {
+        // What was had a moment ago is likelier to be in the cache than what lies behind it.
+        if word < self.cursor.0.load(Ordering::Relaxed) {
+            self.cursor.0.store(word, Ordering::Relaxed);
+        }
+        // If it had free slots already, whoever freed the first of them announces it.
+        if before == 0 && *unoffered != superblock {
+            self.announce(std::mem::replace(unoffered, superblock));
+        }
+    }
+
+    /// Offers a superblock that has got free slots, unless it is offered already. (0 is none.) Even if the superblock is
+    /// being emptied: whether that is over cannot be told here, and `lends` asks.
+    fn announce(&self, superblock: u32) {
+        if superblock == 0 {
+            return;
+        }
+        // Pairs with the fence in `withdraw`: either we see that the bit was cleared, or the look after that sees the slots.
+        fence(Ordering::SeqCst);
+        if self.available[superblock as usize / 64].load(Ordering::Relaxed) >> (superblock % 64) & 1 == 0 {
             self.offer(superblock);
         }
     }
@@ -429,9 +459,11 @@ impl Slab {
         }
         let complete = taken.len() == words.len() && taken[words.len() - 1] == self.mask(words.len() - 1);
         if !complete {
+            let mut unoffered = 0;
             for (word, &bits) in taken.iter().enumerate().filter(|&(_, &bits)| bits != 0) {
-                self.free_word(superblock, word, bits);
+                self.free_word(self.index(superblock, word as u32 * 32).raw(), bits, &mut unoffered);
             }
+            self.announce(unoffered);
             return false;
         }
         // Relaxed: see `owns`.
