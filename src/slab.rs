@@ -115,8 +115,9 @@ impl Slab {
             header_words: slots.div_ceil(32) as usize,
             first_record: first_record(slots),
             limit: superblocks.end().min(1 << (ChunkIndex::BITS - slot_bits)),
-            // Of small superblocks one word: what idles in magazines is not to keep others from growing.
-            batch: (slots as usize / 16).clamp(32, MAGAZINE / 2),
+            // Of small superblocks one word, however few slots are free in it: what idles in magazines is not to keep
+            // others from growing.
+            batch: if slots < 1024 { 1 } else { (slots as usize / 16).min(MAGAZINE / 2) },
             available: zeroed_bits(superblocks.end()),
             cursor: Apart(AtomicU32::new(0)),
             superblocks,
@@ -322,7 +323,7 @@ impl Slab {
     #[inline]
     pub(crate) fn free_into(&self, magazine: &mut Magazine, index: ChunkIndex) {
         self.close(index);
-        if magazine.len >= 2 * self.batch {
+        if magazine.len >= 2 * self.batch.max(16) {
             self.unload(magazine);
         }
         magazine.push(index);
@@ -331,9 +332,10 @@ impl Slab {
     /// Puts back the half of a magazine that was freed first.
     #[cold]
     fn unload(&self, magazine: &mut Magazine) {
-        self.put_back(magazine.records[..self.batch].iter().flatten());
-        magazine.records.copy_within(self.batch..magazine.len, 0);
-        magazine.len -= self.batch;
+        let half = magazine.len / 2;
+        self.put_back(magazine.records[..half].iter().flatten());
+        magazine.records.copy_within(half..magazine.len, 0);
+        magazine.len -= half;
     }
 
     /// Nobody uses the record from now on.
