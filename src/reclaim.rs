@@ -37,11 +37,6 @@ impl Slabs {
         self.slabs.iter().map(|slab| slab.free_count() * slab.record_bytes()).sum()
     }
 
-    /// Bytes of records of each slab.
-    fn bytes_of(&self, records: &[Vec<ChunkIndex>]) -> u64 {
-        self.slabs.iter().zip(records).map(|(slab, records)| records.len() as u64 * slab.record_bytes()).sum()
-    }
-
     /// Bytes of records that are retired and not yet free.
     pub(crate) fn retired_bytes(&self) -> u64 {
         self.retired.load(Ordering::Relaxed)
@@ -84,8 +79,8 @@ impl Drop for Magazines<'_> {
 pub(crate) struct Retired<'a> {
     slabs: &'a Arc<Slabs>,
     guard: &'a Guard,
-    /// Those of each slab.
-    chunks: Vec<Vec<ChunkIndex>>,
+    /// The slab of each, and the record.
+    chunks: Vec<(u32, ChunkIndex)>,
 }
 
 impl<'a> Retired<'a> {
@@ -94,20 +89,19 @@ impl<'a> Retired<'a> {
     }
 
     pub(crate) fn push(&mut self, slab: usize, index: ChunkIndex) {
-        if self.chunks.is_empty() {
-            self.chunks.resize(self.slabs.slabs.len(), Vec::new());
-        }
-        self.chunks[slab].push(index);
+        self.chunks.push((slab as u32, index));
     }
 }
 
 impl Drop for Retired<'_> {
     fn drop(&mut self) {
-        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
-        let bytes = slabs.bytes_of(&chunks);
-        if bytes == 0 {
+        if self.chunks.is_empty() {
             return;
         }
+        let (slabs, mut chunks) = (self.slabs, std::mem::take(&mut self.chunks));
+        let bytes: u64 = chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
+        // Those of one slab together, and those that share a word of its bits.
+        chunks.sort_unstable();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
         reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
@@ -118,7 +112,9 @@ impl Drop for Retired<'_> {
             self.guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
                     reach(Point::RecordFreeing);
-                    slabs.slabs.iter().zip(&chunks).for_each(|(slab, chunks)| slab.free_all(chunks));
+                    for chunks in chunks.chunk_by(|one, next| one.0 == next.0) {
+                        slabs.get(chunks[0].0 as usize).free_all(chunks.iter().map(|(_, index)| index));
+                    }
                     slabs.retired.fetch_sub(bytes, Ordering::Relaxed);
                 }
             });

@@ -215,6 +215,9 @@ impl Slab {
                     return true;
                 }
                 self.withdraw(superblock);
+                // Acquires what the `offer` before it released. And pairs with the fence in `announce`: either that sees
+                // the bit cleared, or the look below sees the slots.
+                fence(Ordering::SeqCst);
                 reach(Point::Withdrawn);
                 if self.lends(superblock) && self.take_words(superblock, magazine) {
                     self.offer(superblock);
@@ -269,17 +272,15 @@ impl Slab {
         magazine.fill(self.index(superblock, word as u32 * 32).raw(), bits);
     }
 
-    /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
-    /// `offer` came before this in the bit's modification order is seen by that look (Acquire here, Release there; all
-    /// that comes between is read-modify-writes); one that comes after sets the bit again.
+    /// Clears the superblock's `available` bit. Who looks for slots puts a fence behind it and looks at the free bits once
+    /// more: an `offer` that came before this in the bit's modification order is acquired by the fence (all that comes
+    /// between is read-modify-writes), so that look sees what was freed; one that comes after sets the bit again.
     fn withdraw(&self, superblock: u32) {
-        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Acquire);
-        // Pairs with the fence in `announce`.
-        fence(Ordering::SeqCst);
+        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Relaxed);
     }
 
     fn offer(&self, superblock: u32) {
-        // Release: pairs with the Acquire in `withdraw`.
+        // Release: pairs with the fence after `withdraw`.
         self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::Release);
     }
 
@@ -310,13 +311,13 @@ impl Slab {
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
-        self.free_all(&[index]);
+        self.free_all([index].iter());
     }
 
     /// [Frees](Self::free) several records.
-    pub(crate) fn free_all(&self, records: &[ChunkIndex]) {
-        records.iter().for_each(|&index| self.close(index));
-        self.put_back(records.iter());
+    pub(crate) fn free_all<'r>(&self, records: impl Iterator<Item = &'r ChunkIndex> + Clone) {
+        records.clone().for_each(|&index| self.close(index));
+        self.put_back(records);
     }
 
     /// [Frees](Self::free) a record into a magazine, from where it is had next.
@@ -394,7 +395,7 @@ impl Slab {
         if superblock == 0 {
             return;
         }
-        // Pairs with the fence in `withdraw`: either we see that the bit was cleared, or the look after that sees the slots.
+        // Pairs with the fence after `withdraw`: either we see the bit cleared, or the look after that sees the slots.
         fence(Ordering::SeqCst);
         if self.available[superblock as usize / 64].load(Ordering::Relaxed) >> (superblock % 64) & 1 == 0 {
             self.offer(superblock);

@@ -238,7 +238,9 @@ fn one_way<P: Peer>(peer: &P, time: Duration) -> f64 {
         let freeing = scope.spawn(|| {
             let mut hand = peer.hand();
             // Acquire: pairs with the Release below, so nothing is pushed after an empty ring.
-            while take(&mut hand, &ring) || !stop.load(Ordering::Acquire) || take(&mut hand, &ring) {}
+            while take(&mut hand, &ring) || !stop.load(Ordering::Acquire) || take(&mut hand, &ring) {
+                std::hint::spin_loop();
+            }
         });
         let mut hand = peer.hand();
         let pairs = rate(time, PAUSE * 16, || {
