@@ -152,7 +152,7 @@ BUGS = [
         "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin", "src/loom_models/reclaim.rs",
-        "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
+        "body(&rows, &handle.pin())", "body(&rows, no_guard())",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin_to_read", "src/store/gather.rs",
         "out: &mut [f32]) {\n        let guard = &self.reclaimer.pin();", f"out: &mut [f32]) {{\n        let guard = {UNPINNED};",
@@ -161,7 +161,7 @@ BUGS = [
         "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
         "test", STALLED),
     Bug("bug_no_pin_in_a_round", "src/store/round.rs",
-        "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
+        "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, {UNPINNED}) {{",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",
@@ -238,6 +238,9 @@ def caught(bug, copy):
 
 
 def main():
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    if any(flag != "--list" and not flag.startswith("--kind=") for flag in flags):
+        sys.exit(__doc__.split("\n\n")[1])
     names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     kinds = [
         kind

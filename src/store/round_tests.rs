@@ -1,5 +1,6 @@
 //! How much rounds take: of many tables, beside readers and trainers, where the system keeps what it is given.
 
+use super::round::Pass;
 use crate::failpoint::{Action, Point, arm};
 use crate::{FiitedConfig, Policy, PruneReport, Stats, Store, StoreConfig, TableConfig, TableId};
 
@@ -129,6 +130,20 @@ fn a_stalled_reader_does_not_make_pruning_to_a_size_take_more() {
 }
 
 #[test]
+fn what_may_stay_free_does_not_make_pruning_to_a_size_take_more() {
+    for ratio in [1.05, 2.0] {
+        let config = StoreConfig::new(BUDGET).policy(Policy::Fiited(no_rounds())).resident_target(ratio);
+        let store = Store::new(config, vec![TableConfig::new("t", DIM)]).unwrap();
+        // Unrelated to places: what goes leaves holes everywhere.
+        train(&store, 0, 0..20_000, |key| 1.0 + (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32);
+        let full = store.stats();
+        let (report, after) = prune_to(&store, full.held / 100 * 95);
+        let part = after.live as f64 / full.live as f64;
+        assert!(after.held <= full.held / 100 * 95 && part > 0.92, "{part} live with {ratio}: {report:?} {after:?}");
+    }
+}
+
+#[test]
 fn what_the_system_keeps_does_not_make_pruning_to_a_size_take_more() {
     let store = store(no_rounds());
     train(&store, 0, 0..20_000, rising);
@@ -192,4 +207,37 @@ fn steps_behind_a_pin_pile_nothing_up() {
         // The tests beside this one take some; the defect took 15 KiB a step.
         assert!(after < before + (40 << 20), "{} KiB more for 4000 steps behind one pin", (after - before) >> 10);
     });
+}
+
+/// All utilities of the first table, by key.
+fn utilities(store: &Store) -> std::collections::BTreeMap<u64, f32> {
+    let (inner, mut found) = (&store.inner, std::collections::BTreeMap::new());
+    let table = &inner.tables[0];
+    let chains = table.chains(&inner.slabs);
+    let mut rows = Vec::new();
+    inner.for_each_segment(0, |at, guard| {
+        let next = table.rows_of_segment(at, guard, &mut rows);
+        chains.peek(&rows, |position, tail, info| {
+            if tail.is_none() {
+                found.insert(chains.key(rows[position].1), info.utility);
+            }
+        });
+        next
+    });
+    found
+}
+
+#[test]
+fn new_units_are_given_to_each_row_once_wherever_a_sweep_begins() {
+    let store = store(no_rounds());
+    train(&store, 0, 0..20_000, rising);
+    let mut before = utilities(&store);
+    assert_eq!(before.len(), 20_000);
+    for round in 0..20 {
+        store.inner.sweep(Pass::units(0.5), round, &mut PruneReport::default());
+        let after = utilities(&store);
+        let other = before.iter().filter(|&(key, utility)| after[key] != utility * 0.5).count();
+        assert_eq!(other, 0, "rows with another factor in sweep {round}");
+        before = after;
+    }
 }
