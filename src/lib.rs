@@ -51,6 +51,9 @@
 //!
 //! With `default-features = false` there is only the store.
 
+#[cfg(all(feature = "bench-internals", not(any(loom, shuttle))))]
+#[doc(hidden)]
+pub mod bench;
 mod budget;
 mod chain;
 #[cfg(all(feature = "cli", not(loom)))]

@@ -53,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
+    ("bench", &["budget", "id", "reclaim", "slab", "sync"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),

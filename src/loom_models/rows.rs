@@ -80,6 +80,7 @@ impl Rows {
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);
+            self.slabs.get(HEADS).free(head);
         }
         entered == Inserted::Done
     }
