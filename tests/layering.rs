@@ -53,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
+    ("snapshot", &["config", "error", "id"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
