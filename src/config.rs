@@ -1,5 +1,7 @@
 //! What a store is made of: its budget, its policy, its tables.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ConfigError;
 
 /// Smallest and largest dimension of a table.
@@ -12,7 +14,7 @@ pub(crate) const DIM_RANGE: std::ops::RangeInclusive<usize> = 1..=1024;
 /// for the same reason, OSDI'23 section 4.3). The exception is row-wise Adagrad, whose one accumulator belongs to the
 /// row: a chunk grown later inherits it, so that the row's older dimensions keep their step size. It goes when the row
 /// is evicted.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Optimizer {
     /// `w -= lr * g`. No state.
     Sgd {
@@ -98,7 +100,7 @@ impl Optimizer {
 }
 
 /// What is added to the fallback's value when a chunk is made.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Init {
     /// Nothing: a new chunk reads as its dimensions did before. The best of four for rows that come back (AdaEmbed,
     /// OSDI'23, figure 12). Right for models whose gradient at zero is not zero, such as a DLRM's dot interaction.
@@ -112,7 +114,7 @@ pub enum Init {
 }
 
 /// What dimensions without a chunk read as, and where their gradients go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fallback {
     /// They read as zero; their gradients only count for the row's importance.
     Zero,
@@ -127,7 +129,7 @@ pub enum Fallback {
 }
 
 /// Which rows keys name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Keys {
     /// A row of its own for each key; every `u64` is legal.
     Exact,
@@ -140,7 +142,7 @@ pub enum Keys {
 }
 
 /// One table: a categorical feature's id space and its dimension.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableConfig {
     pub(crate) name: String,
     pub(crate) dim: usize,
@@ -208,6 +210,30 @@ impl TableConfig {
         self
     }
 
+    /// The table's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its dimension.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Dimensions of its chunks: what was asked for, or all of the table's if there are fewer.
+    #[must_use]
+    pub fn chunk_dims(&self) -> usize {
+        self.chunk.min(self.dim)
+    }
+
+    /// Chunks of a full row.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.dim.div_ceil(self.chunk)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let fail =
             |what, found: String, expected| Err(ConfigError::Table { table: self.name.clone(), what, found, expected });
@@ -233,7 +259,7 @@ impl TableConfig {
 }
 
 /// Which rows and chunks the budget goes to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Policy {
     /// Every row is made whole when it is first trained and stays; beyond the budget, training it is an error.
     None,
@@ -242,7 +268,7 @@ pub enum Policy {
 }
 
 /// How fast utilities are forgotten.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Decay {
     /// FIITED's γ: every step multiplies utilities by this, above 0 and at most 1.
     PerStep(f32),
@@ -260,7 +286,7 @@ pub enum Decay {
 /// `headroom` of the budget free, over all tables at once, and takes those chunks. What has no chunk is counted in a
 /// sketch of fixed size, and earns a chunk when its importance is clearly above that threshold. While there is room,
 /// everything gets its chunks at once.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FiitedConfig {
     /// How fast utilities are forgotten. Defaults to half with every 5 accesses for each live row.
     pub decay: Decay,
@@ -324,7 +350,7 @@ impl FiitedConfig {
 }
 
 /// What all tables of a store have in common.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreConfig {
     pub(crate) budget: u64,
     pub(crate) policy: Policy,

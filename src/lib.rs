@@ -87,6 +87,8 @@ pub mod simd;
 mod sketch;
 mod slab;
 #[cfg(not(loom))]
+pub mod snapshot;
+#[cfg(not(loom))]
 mod store;
 mod superblocks;
 mod sync;

@@ -1,0 +1,21 @@
+//! A store's state in files: consistent, crash-safe, in increments, readable elsewhere.
+
+mod block;
+mod error;
+
+pub use block::{BLOCK_BYTES, Data, Manifest, RowBlock, RowRef, Section, Source};
+pub use error::SnapshotError;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Which of `shards` shards owns a key: a pure function of both, part of the format (`docs/format.md`).
+///
+/// ```
+/// assert_eq!(dimslab::snapshot::owner(42, 1), 0);
+/// assert!(dimslab::snapshot::owner(42, 8) < 8);
+/// ```
+#[must_use]
+pub fn owner(key: u64, shards: u32) -> u32 {
+    let hash = xxh3_64(&key.to_le_bytes());
+    ((u128::from(hash) * u128::from(shards)) >> 64) as u32
+}
