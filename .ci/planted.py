@@ -39,12 +39,12 @@ UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
 STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 HANDFUL, NO_UPDATE = "a_handful_of_keys_comes_and_goes", "no_update_is_lost_while_rows_around_come"
 WRITE_ROW = """\
-        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
 """
 ENTER_ROW = """\
         let entered =
-            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
 """
 COUNTED_TWICE = """\
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
@@ -158,8 +158,8 @@ BUGS = [
         "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
-        "copy_words(&claim.record[KEY..], &record[KEY..]);",
-        "copy_words(&claim.record[KEY..], &record[KEY..]);\n        claim.record[0].store(0, Ordering::Release);",
+        "copy_words(&claim.record[HASH..], &record[HASH..]);",
+        "copy_words(&claim.record[HASH..], &record[HASH..]);\n        claim.record[0].store(0, Ordering::Release);",
         "loom", "row_that_moves_is_always_found_and_keeps_every_update"),
     Bug("bug_tail_moves_without_its_last_word", "src/chain.rs",
         "copy_words(self.tails.record(from), self.tails.record(to));",
@@ -174,7 +174,7 @@ BUGS = [
         "test", "--test basic every_key_is_legal"),
     Bug("bug_gradients_of_the_row_beside", "src/store/update.rs",
         "let grad = &combined.grads[position * dim..(position + 1) * dim];",
-        "let position = (position + 1) % combined.keys.len();\n"
+        "let position = (position + 1) % combined.hashes.len();\n"
         "            let grad = &combined.grads[position * dim..(position + 1) * dim];",
         "test", "--test basic every_key_is_legal"),
     # ===== What only threads that run show: sanitizers under stress

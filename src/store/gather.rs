@@ -1,9 +1,10 @@
 //! Reading rows: a batch at a time, in waves, so that the waits for memory overlap.
 
-use super::table::{Table, tag};
+use super::table::Table;
 use super::{Inner, Pooling};
 use crate::chain::Chains;
 use crate::directory::Probe;
+use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::simd::Kernels;
 use crossbeam_epoch::Guard;
@@ -14,17 +15,16 @@ const WAVE: usize = 32;
 /// A key on its way through the waves.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Located {
-    pub(super) key: u64,
     pub(super) hash: u64,
     /// A row of the key's tag, not yet known to be the key's own.
     pub(super) candidate: Option<ChunkIndex>,
 }
 
-/// Finds the rows of resolved keys and calls `visit` with each, in order, when its lines are near.
+/// Finds the rows of hashes and calls `visit` with each, in order, when its lines are near.
 pub(super) fn in_waves(
     table: &Table,
     chains: &Chains<'_>,
-    mut keys: impl Iterator<Item = (u64, u64)>,
+    mut hashes: impl Iterator<Item = u64>,
     guard: &Guard,
     mut visit: impl FnMut(usize, Located),
 ) {
@@ -32,8 +32,8 @@ pub(super) fn in_waves(
     let mut done = 0;
     loop {
         let mut filled = 0;
-        for (slot, (key, hash)) in wave.iter_mut().zip(keys.by_ref()) {
-            *slot = Located { key, hash, candidate: None };
+        for (slot, hash) in wave.iter_mut().zip(hashes.by_ref()) {
+            *slot = Located { hash, candidate: None };
             table.directory.prefetch(tag(hash), guard);
             filled += 1;
         }
@@ -65,9 +65,9 @@ impl Located {
     #[inline]
     pub(super) fn row(&self, table: &Table, chains: &Chains<'_>, guard: &Guard) -> Option<ChunkIndex> {
         let candidate = self.candidate?;
-        match chains.probe(candidate, self.key) {
+        match chains.probe(candidate, self.hash) {
             Probe::Found => Some(candidate),
-            Probe::Other | Probe::Gone => table.find(chains, self.key, self.hash, guard),
+            Probe::Other | Probe::Gone => table.find(chains, self.hash, guard),
         }
     }
 
@@ -79,7 +79,7 @@ impl Located {
             if chains.read(head, out, |out| table.read_fallback(self.hash, out)).is_ok() {
                 return;
             }
-            row = table.find(chains, self.key, self.hash, guard);
+            row = table.find(chains, self.hash, guard);
         }
         table.read_fallback(self.hash, out);
     }

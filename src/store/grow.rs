@@ -1,10 +1,11 @@
 //! Giving chunks: admission of rows, growth of rows, refusal at the limit.
 
 use super::Inner;
-use super::table::{Table, bump, tag};
+use super::table::{Table, bump};
 use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
+use crate::hash::tag;
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::reclaim::Magazines;
@@ -16,7 +17,6 @@ use crossbeam_epoch::Guard;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) table: TableId,
-    pub(super) key: u64,
     pub(super) hash: u64,
     /// What the step adds to its importance.
     pub(super) importance: f32,
@@ -82,7 +82,7 @@ impl Grower<'_> {
     fn candidate(&mut self, table: &Table, candidate: &Candidate, whole: bool) {
         let outcome = loop {
             let chains = table.chains(&self.inner.slabs);
-            match table.find(&chains, candidate.key, candidate.hash, self.guard) {
+            match table.find(&chains, candidate.hash, self.guard) {
                 None => match self.admit(table, &chains, candidate) {
                     Ok(true) if whole && table.layout.chunks > 1 => {}
                     Ok(true) => break Ok(()),
@@ -123,10 +123,10 @@ impl Grower<'_> {
         let payload = &mut payload[..table.layout.payload_words()];
         table.new_payload(candidate.hash, 0, &mut self.row, payload);
         let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
-        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
         let entered =
-            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
         match entered {
             Ok(Inserted::Done) => {
                 reach(Point::RowEntered);
