@@ -136,10 +136,10 @@ BUGS = [
         "(1u64 << (32 - segment.reach(guard)))", "(1u64 << (32 - segment.depth))",
         "test", "--lib directory::tests::no_slot_leads_through_a_retired_lower_half"),
     Bug("bug_tag_not_compared_in_find", "src/directory/segment.rs",
-        "            while tag_of(word) == tag\n                && let", "            while let",
+        "                while tag_of(word) == tag\n                    && let", "                while let",
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     Bug("bug_tag_not_compared_in_insert", "src/directory/segment.rs",
-        "            while tag_of(current) == tag_of(word)\n                && let", "            while let",
+        "                while tag_of(current) == tag_of(word)\n                    && let", "                while let",
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     # ===== Rows
     Bug("bug_no_grace_period", "src/reclaim.rs",

@@ -1,7 +1,7 @@
 //! Hash of a key to the row's head chunk: the virtual-hash to physical-index indirection of one table.
 //!
 //! ```text
-//! root node, 64 slots ──► node, 64 slots ──► node                 chosen by 6 bits of the tag each
+//! root, 64 slots ──► node, 16 slots ──► node                      chosen by 6 bits of the tag, then by 4 each
 //!        │                      │
 //!        └─► segment ◄──────────┘  prefix of d bits; found from all slots that begin with it
 //!              └─► buckets of 8 row words, one cache line each: [tag 32 | frozen 1 | head index 31]
@@ -27,14 +27,21 @@ use crossbeam_epoch::{Guard, Pointable, Shared};
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
-/// Bits of the tag that one level of nodes consumes.
+/// Bits of the tag that the root consumes, and each level of nodes below. A new node leads to two segments only, so
+/// that its size counts: with nodes as large as the root all tables that have just come to one more level would have a
+/// byte a row more.
 #[cfg(not(any(loom, shuttle, fuzzing)))]
-const NODE_BITS: u32 = 6;
+const ROOT_BITS: u32 = 6;
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+const NODE_BITS: u32 = 4;
+#[cfg(fuzzing)]
+const ROOT_BITS: u32 = 2;
 #[cfg(fuzzing)]
 const NODE_BITS: u32 = 2;
 #[cfg(any(loom, shuttle))]
+const ROOT_BITS: u32 = 1;
+#[cfg(any(loom, shuttle))]
 const NODE_BITS: u32 = 1;
-const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
 const NODE: usize = 1;
 
@@ -55,12 +62,15 @@ pub(crate) enum Inserted {
     Exists(ChunkIndex),
 }
 
+type Slot = Atomic<Segment>;
+
+const ROOT_BYTES: u64 = size_of::<[Slot; 1 << ROOT_BITS]>() as u64;
 const NODE_BYTES: u64 = size_of::<Node>() as u64;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
 struct Node {
-    slots: [Atomic<Segment>; NODE_SLOTS],
+    slots: [Slot; 1 << NODE_BITS],
 }
 
 // A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
@@ -68,7 +78,7 @@ const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >
 
 /// One table's directory.
 pub(crate) struct Directory {
-    root: Box<Node>,
+    root: Box<[Slot; 1 << ROOT_BITS]>,
     budget: Arc<Budget>,
     /// Heap bytes of nodes and segments.
     bytes: AtomicU64,
@@ -76,7 +86,7 @@ pub(crate) struct Directory {
 
 /// A slot that leads to a tag's segment, and the number of tag bits that lead to the slot.
 struct Place<'d, 'g> {
-    slot: &'d Atomic<Segment>,
+    slot: &'d Slot,
     /// What the slot held: a segment. It may hold a node a moment later, so this is what to go on from.
     there: Shared<'g, Segment>,
     bits: u32,
@@ -84,17 +94,17 @@ struct Place<'d, 'g> {
 
 impl Directory {
     /// Bytes of an empty directory.
-    pub(crate) const EMPTY_BYTES: u64 = NODE_BYTES + Segment::EMPTY_BYTES;
+    pub(crate) const EMPTY_BYTES: u64 = ROOT_BYTES + Segment::EMPTY_BYTES;
 
     /// An empty directory; [`EMPTY_BYTES`](Self::EMPTY_BYTES) of the budget.
     pub(crate) fn new(budget: Arc<Budget>) -> Result<Directory, OverBudget> {
         let segment = Segment::new(0, 0, &[]);
-        let bytes = NODE_BYTES + segment.bytes();
+        let bytes = ROOT_BYTES + segment.bytes();
         budget.reserve(bytes)?;
         // SAFETY: nothing is shared yet.
         let guard = unsafe { crossbeam_epoch::unprotected() };
         let segment = segment.into_shared(guard);
-        let root = Box::new(Node { slots: std::array::from_fn(|_| Atomic::from(segment)) });
+        let root = Box::new(std::array::from_fn(|_| Atomic::from(segment)));
         Ok(Directory { root, budget, bytes: AtomicU64::new(bytes) })
     }
 
@@ -104,18 +114,18 @@ impl Directory {
     }
 
     fn place<'g>(&self, tag: u32, guard: &'g Guard) -> Place<'_, 'g> {
-        let mut node: &Node = &self.root;
-        let mut bits = NODE_BITS;
+        let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
+        let mut bits = ROOT_BITS;
         loop {
-            let slot = &node.slots[(tag >> (32 - bits)) as usize % NODE_SLOTS];
             // Acquire: pairs with the Release in `advance` and in `deepen`.
             let there = slot.load(Ordering::Acquire, guard);
             if there.tag() != NODE {
                 return Place { slot, there, bits };
             }
             // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory.
-            node = unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() };
+            let node = unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() };
             bits += NODE_BITS;
+            slot = &node.slots[(tag >> (32 - bits)) as usize % (1 << NODE_BITS)];
         }
     }
 
@@ -353,16 +363,16 @@ impl Drop for Directory {
         let guard = unsafe { crossbeam_epoch::unprotected() };
         let mut nodes: Vec<*mut Node> = Vec::new();
         let mut segments: Vec<*const Segment> = Vec::new();
-        let mut pending: Vec<&Node> = vec![&self.root];
-        while let Some(node) = pending.pop() {
-            for slot in &node.slots {
+        let mut pending: Vec<&[Slot]> = vec![&*self.root];
+        while let Some(slots) = pending.pop() {
+            for slot in slots {
                 let there = slot.load(Ordering::Relaxed, guard);
                 let raw = there.as_raw();
                 if there.tag() == NODE {
                     let child = raw.map_addr(|addr| addr & !NODE).cast_mut().cast::<Node>();
                     nodes.push(child);
                     // SAFETY: tagged `NODE`, so a node, and freed only below.
-                    pending.push(unsafe { &*child });
+                    pending.push(&unsafe { &*child }.slots);
                 } else if segments.last() != Some(&raw) {
                     segments.push(raw);
                 }

@@ -48,6 +48,12 @@ fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
+/// The bucket where the search for a tag begins, of so many.
+#[inline]
+fn home(tag: u32, buckets: usize) -> usize {
+    ((tag as usize & ((1 << BUCKET_BITS) - 1)) * buckets) >> BUCKET_BITS
+}
+
 #[repr(align(64))]
 struct Bucket([AtomicU64; BUCKET_SLOTS]);
 
@@ -100,15 +106,15 @@ pub(super) enum Exchange {
 }
 
 impl Segment {
-    /// Buckets for `rows` rows, so that a segment begins at a load of about 0.72.
+    /// Buckets for `rows` rows, so that a segment begins at a load of about 0.8.
     fn buckets_for(rows: usize) -> usize {
-        (rows * 25).div_ceil(BUCKET_SLOTS * 18).max(1)
+        (rows * 5).div_ceil(BUCKET_SLOTS * 4).max(1)
     }
 
-    /// Slots that may be used before the segment is replaced: a load of about 0.86.
+    /// Slots that may be used before the segment is replaced: a load of about 0.92.
     fn limit(&self) -> u32 {
         let slots = self.buckets.len() * BUCKET_SLOTS;
-        if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 55 / 64) as u32 }
+        if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 59 / 64) as u32 }
     }
 
     /// Heap bytes of a segment without rows.
@@ -132,64 +138,70 @@ impl Segment {
     /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
     pub(super) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
         let count = Self::buckets_for(words.len());
-        let buckets = (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
-        let segment = Segment {
+        let buckets: Box<[Bucket]> =
+            (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
+        debug_assert!(words.len() <= count * BUCKET_SLOTS);
+        // How many slots of each bucket are used.
+        let mut filled = vec![0; count];
+        for &word in words {
+            let mut at = home(tag_of(word), count);
+            while filled[at] == BUCKET_SLOTS {
+                at = if at + 1 == count { 0 } else { at + 1 };
+            }
+            // Relaxed: nobody else sees the segment before it is published with Release.
+            buckets[at].0[filled[at]].store(word, Ordering::Relaxed);
+            filled[at] += 1;
+        }
+        Owned::new(Segment {
             buckets,
             used: AtomicU32::new(words.len() as u32),
             prefix,
             depth,
             replacement: Atomic::null(),
             upper_half: Atomic::null(),
-        };
-        for &word in words {
-            // Relaxed: nobody else sees the segment before it is published with Release.
-            let free = segment.slots(tag_of(word)).find(|slot| slot.load(Ordering::Relaxed) == EMPTY);
-            free.expect("a new segment has more slots than rows").store(word, Ordering::Relaxed);
-        }
-        Owned::new(segment)
+        })
     }
 
-    fn home(&self, tag: u32) -> usize {
-        ((tag as usize & ((1 << BUCKET_BITS) - 1)) * self.buckets.len()) >> BUCKET_BITS
-    }
-
-    /// All slots in the order in which `tag` probes them.
-    fn slots(&self, tag: u32) -> impl Iterator<Item = &AtomicU64> {
-        let (before, from) = self.buckets.split_at(self.home(tag));
-        from.iter().chain(before).flat_map(|bucket| bucket.0.iter())
+    /// All buckets in the order in which `tag` probes them.
+    #[inline]
+    fn buckets(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
+        let (before, from) = self.buckets.split_at(home(tag, self.buckets.len()));
+        from.iter().chain(before)
     }
 
     /// Asks the processor for the line where `tag` is probably found.
     #[inline]
     pub(super) fn prefetch(&self, tag: u32) {
-        crate::rowcopy::prefetch((&raw const self.buckets[self.home(tag)]).cast());
+        crate::rowcopy::prefetch((&raw const self.buckets[home(tag, self.buckets.len())]).cast());
     }
 
     /// The first row of this tag that `probe` accepts.
     #[inline]
     pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
         let mut moved = false;
-        for slot in self.slots(tag) {
-            // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
-            let mut word = slot.load(Ordering::Acquire);
-            if word & !FROZEN == EMPTY {
-                break;
-            }
-            while tag_of(word) == tag
-                && let Some(index) = index_of(word)
-            {
-                match probe(index) {
-                    Probe::Found => return Find::Found(index),
-                    Probe::Other => break,
-                    Probe::Gone => {
-                        // A row that moved left its new index here before its old head went, or, if the segment was
-                        // frozen by then, in the replacement.
-                        let again = slot.load(Ordering::Acquire);
-                        if (again ^ word) & !FROZEN == 0 {
-                            moved |= again & FROZEN != 0;
-                            break;
+        'search: for bucket in self.buckets(tag) {
+            for slot in &bucket.0 {
+                // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
+                let mut word = slot.load(Ordering::Acquire);
+                if word & !FROZEN == EMPTY {
+                    break 'search;
+                }
+                while tag_of(word) == tag
+                    && let Some(index) = index_of(word)
+                {
+                    match probe(index) {
+                        Probe::Found => return Find::Found(index),
+                        Probe::Other => break,
+                        Probe::Gone => {
+                            // A row that moved left its new index here before its old head went, or, if the segment was
+                            // frozen by then, in the replacement.
+                            let again = slot.load(Ordering::Acquire);
+                            if (again ^ word) & !FROZEN == 0 {
+                                moved |= again & FROZEN != 0;
+                                break;
+                            }
+                            word = again;
                         }
-                        word = again;
                     }
                 }
             }
@@ -210,38 +222,40 @@ impl Segment {
                 Find::Missing | Find::PerhapsMoved => Insert::Replace,
             };
         }
-        for slot in self.slots(tag_of(word)) {
-            // Acquire: as in `find`.
-            let mut current = slot.load(Ordering::Acquire);
-            if current == EMPTY {
-                // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
-                match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
-                    Ok(_) => {
-                        self.used.fetch_add(1, Ordering::Relaxed);
-                        return Insert::Done;
-                    }
-                    Err(other) => current = other,
-                }
-            }
-            while tag_of(current) == tag_of(word)
-                && let Some(index) = index_of(current)
-                && current & FROZEN == 0
-            {
-                match probe(index) {
-                    Probe::Found => return Insert::Exists(index),
-                    Probe::Other => break,
-                    Probe::Gone => {
-                        // As in `find`: a row that moved is named here by its new index.
-                        let again = slot.load(Ordering::Acquire);
-                        if again == current {
-                            break;
+        for bucket in self.buckets(tag_of(word)) {
+            for slot in &bucket.0 {
+                // Acquire: as in `find`.
+                let mut current = slot.load(Ordering::Acquire);
+                if current == EMPTY {
+                    // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
+                    match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
+                        Ok(_) => {
+                            self.used.fetch_add(1, Ordering::Relaxed);
+                            return Insert::Done;
                         }
-                        current = again;
+                        Err(other) => current = other,
                     }
                 }
-            }
-            if current & FROZEN != 0 {
-                return Insert::Replace;
+                while tag_of(current) == tag_of(word)
+                    && let Some(index) = index_of(current)
+                    && current & FROZEN == 0
+                {
+                    match probe(index) {
+                        Probe::Found => return Insert::Exists(index),
+                        Probe::Other => break,
+                        Probe::Gone => {
+                            // As in `find`: a row that moved is named here by its new index.
+                            let again = slot.load(Ordering::Acquire);
+                            if again == current {
+                                break;
+                            }
+                            current = again;
+                        }
+                    }
+                }
+                if current & FROZEN != 0 {
+                    return Insert::Replace;
+                }
             }
         }
         Insert::Replace
@@ -249,21 +263,23 @@ impl Segment {
 
     /// Exchanges the row word `from`, which is in here at most once, for `to`.
     pub(super) fn replace_word(&self, from: u64, to: u64) -> Exchange {
-        for slot in self.slots(tag_of(from)) {
-            // Relaxed, and on failure below: no record is looked at by this word, whose row the caller has found.
-            let mut current = slot.load(Ordering::Relaxed);
-            if current == from {
-                // Release: publishes a moved record. Pairs with the Acquire in `find`.
-                match slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed) {
-                    Ok(_) => return Exchange::Done,
-                    Err(other) => current = other,
+        for bucket in self.buckets(tag_of(from)) {
+            for slot in &bucket.0 {
+                // Relaxed, and on failure below: no record is looked at by this word, whose row the caller has found.
+                let mut current = slot.load(Ordering::Relaxed);
+                if current == from {
+                    // Release: publishes a moved record. Pairs with the Acquire in `find`.
+                    match slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed) {
+                        Ok(_) => return Exchange::Done,
+                        Err(other) => current = other,
+                    }
                 }
-            }
-            if current & FROZEN != 0 && (current & !FROZEN == from || current & !FROZEN == EMPTY) {
-                return Exchange::Frozen;
-            }
-            if current == EMPTY {
-                return Exchange::Missing;
+                if current & FROZEN != 0 && (current & !FROZEN == from || current & !FROZEN == EMPTY) {
+                    return Exchange::Frozen;
+                }
+                if current == EMPTY {
+                    return Exchange::Missing;
+                }
             }
         }
         Exchange::Missing

@@ -18,6 +18,8 @@ use crossbeam_epoch::Guard;
 pub(super) struct Candidate {
     pub(super) table: TableId,
     pub(super) hash: u64,
+    /// Whether there was a row of it a moment ago.
+    pub(super) has_row: bool,
     /// What the step adds to its importance.
     pub(super) importance: f32,
 }
@@ -80,9 +82,13 @@ impl Inner {
 
 impl Grower<'_> {
     fn candidate(&mut self, table: &Table, candidate: &Candidate, whole: bool) {
+        let chains = table.chains(&self.inner.slabs);
+        // A row that was missing when its gradient came is made at once: the directory tells if it is there by now.
+        let mut look = candidate.has_row;
         let outcome = loop {
-            let chains = table.chains(&self.inner.slabs);
-            match table.find(&chains, candidate.hash, self.guard) {
+            let row = if look { table.find(&chains, candidate.hash, self.guard) } else { None };
+            look = true;
+            match row {
                 None => match self.admit(table, &chains, candidate) {
                     Ok(true) if whole && table.layout.chunks > 1 => {}
                     Ok(true) => break Ok(()),

@@ -110,7 +110,8 @@ impl Inner {
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let hash = combined.hashes[wanted.position];
-            candidates.push(Candidate { table: id, hash, importance: wanted.utility * per_unit });
+            let has_row = wanted.live != Ordinals::default();
+            candidates.push(Candidate { table: id, hash, has_row, importance: wanted.utility * per_unit });
         }
         if self.config.deterministic {
             self.pending.lock().append(&mut candidates);
