@@ -120,7 +120,7 @@ BUGS = [
         "slot.fetch_or(FROZEN, Ordering::Acquire)", "slot.load(Ordering::Acquire)",
         "loom", "directory_a_removal_is_not_lost_in_a_split"),
     Bug("bug_insert_past_a_frozen_slot", "src/directory/segment.rs",
-        "            if current & FROZEN != 0 {\n                return Insert::Replace;\n            }\n", "",
+        "                if current & FROZEN != 0 {\n                    return Insert::Replace;\n                }\n", "",
         "loom", "directory_an_insert_heeds_the_freeze"),
     Bug("bug_replacement_not_asked_again", "src/directory/mod.rs",
         "                Find::PerhapsMoved if segment.replacement(tag, guard).is_some() => {}\n", "",

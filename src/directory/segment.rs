@@ -25,6 +25,14 @@ const SPLIT_BUCKETS: usize = 64;
 #[cfg(any(loom, shuttle, fuzzing))]
 const SPLIT_BUCKETS: usize = 2;
 
+/// Of 64 slots, how many are used in a new segment, and how many before it is replaced. Between the two lies what a row
+/// costs here (10 bytes to 8.7), what a search for a row that is not there costs, and how often rows are copied.
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+const LOAD: std::ops::Range<usize> = 51..59;
+/// With so few slots that a segment begins below this.
+#[cfg(any(loom, shuttle, fuzzing))]
+const LOAD: std::ops::Range<usize> = 46..55;
+
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
 pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
 /// A slot that was never used. Slots never return to it, see [`Segment::insert`].
@@ -106,15 +114,16 @@ pub(super) enum Exchange {
 }
 
 impl Segment {
-    /// Buckets for `rows` rows, so that a segment begins at a load of about 0.8.
+    /// Buckets for `rows` rows in a new segment.
     fn buckets_for(rows: usize) -> usize {
-        (rows * 5).div_ceil(BUCKET_SLOTS * 4).max(1)
+        (rows * 64).div_ceil(BUCKET_SLOTS * LOAD.start).max(1)
     }
 
-    /// Slots that may be used before the segment is replaced: a load of about 0.92.
-    fn limit(&self) -> u32 {
-        let slots = self.buckets.len() * BUCKET_SLOTS;
-        if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 59 / 64) as u32 }
+    /// Slots that may be used of so many buckets before the segment is replaced. So many rows need more buckets, or
+    /// what replaces the segment would have to be replaced at once.
+    fn limit(buckets: usize) -> usize {
+        let slots = buckets * BUCKET_SLOTS;
+        if slots == BUCKET_SLOTS { slots } else { slots * LOAD.end / 64 }
     }
 
     /// Heap bytes of a segment without rows.
@@ -215,7 +224,7 @@ impl Segment {
     /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
     /// the two meets the earlier one's word.
     pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
-        if self.used.load(Ordering::Relaxed) >= self.limit() {
+        if self.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
             // Full. The key may still be in here, and then there is nothing to insert.
             return match self.find(tag_of(word), &mut probe) {
                 Find::Found(index) => Insert::Exists(index),
@@ -376,5 +385,17 @@ impl Segment {
         // Relaxed: `lower` is not yet published.
         lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper), Ordering::Relaxed);
         lower
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_segment_is_replaced_by_a_larger_one() {
+        for buckets in 1..=4 * SPLIT_BUCKETS {
+            assert!(Segment::buckets_for(Segment::limit(buckets)) > buckets, "{buckets} buckets");
+        }
     }
 }
