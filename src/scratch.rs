@@ -1,67 +1,64 @@
-//! Combining the gradients of keys that occur more than once in a batch.
+//! Combining the gradients of rows that occur more than once in a batch.
 
 use crate::simd::Kernels;
 
 /// Marks, in [`Combined::places`], a row of [`Combined::sums`].
 const SUMMED: u64 = 1 << 63;
 
-/// Unique keys of a batch in the order of their first occurrence, each with the sum of its gradients. What occurs once,
-/// with a weight of 1, is not copied.
+/// Unique rows of a batch, by their hashes, in the order of their first occurrence, each with the sum of its gradients.
+/// What occurs once, with a weight of 1, is not copied.
 #[derive(Default)]
 pub(crate) struct Combined {
-    pub(crate) keys: Vec<u64>,
     pub(crate) hashes: Vec<u64>,
-    /// How often each key occurred.
+    /// How often each occurred.
     pub(crate) counts: Vec<u32>,
-    /// Where each key's gradient is: its only occurrence, or its row in `sums`.
+    /// Where each gradient is: the hash's only occurrence, or a row in `sums`.
     places: Vec<u64>,
-    /// `[keys that need one, dim]`.
+    /// `[hashes that need one, dim]`.
     sums: Vec<f32>,
-    /// Open addressing: the upper half of the hash above, position in `keys` + 1 below; 0 for empty.
+    /// Open addressing: the upper half of the hash above, position in `hashes` + 1 below; 0 for empty.
     slots: Vec<u64>,
 }
 
 impl Combined {
-    /// Sums `gradient(i)`, values times weight, over the occurrences `i` of each key, in their order.
+    /// Sums `gradient(i)`, values times weight, over the occurrences `i` of each hash, in their order.
     pub(crate) fn fill<'g>(
         &mut self,
         simd: Kernels,
         dim: usize,
-        keys: impl Iterator<Item = (u64, u64)>,
+        hashes: impl Iterator<Item = u64>,
         gradient: impl Fn(usize) -> (&'g [f32], f32),
     ) {
-        self.keys.clear();
         self.hashes.clear();
         self.counts.clear();
         self.places.clear();
         self.sums.clear();
-        let most = keys.size_hint().1.unwrap_or(keys.size_hint().0);
+        let most = hashes.size_hint().1.unwrap_or(hashes.size_hint().0);
         let size = (most * 2).next_power_of_two().max(16);
         self.slots.clear();
         self.slots.resize(size, 0);
-        for (occurrence, (key, hash)) in keys.enumerate() {
+        for (occurrence, hash) in hashes.enumerate() {
             let tag = hash >> 32 << 32;
             let mut slot = hash as usize & (size - 1);
             let position = loop {
                 let found = self.slots[slot];
                 let position = found as u32 as usize;
                 if position == 0 {
-                    self.slots[slot] = tag | (self.keys.len() as u64 + 1);
+                    self.slots[slot] = tag | (self.hashes.len() as u64 + 1);
                     break None;
                 }
-                if found & !u64::from(u32::MAX) == tag && self.keys[position - 1] == key {
+                if found & !u64::from(u32::MAX) == tag && self.hashes[position - 1] == hash {
                     break Some(position - 1);
                 }
                 slot = (slot + 1) & (size - 1);
             };
             match position {
                 None => {
-                    self.keys.push(key);
                     self.hashes.push(hash);
                     self.counts.push(1);
                     self.places.push(occurrence as u64);
                     if gradient(occurrence).1 != 1.0 {
-                        self.start_sum(simd, dim, self.keys.len() - 1, gradient(occurrence));
+                        self.start_sum(simd, dim, self.hashes.len() - 1, gradient(occurrence));
                     }
                 }
                 Some(position) => {
@@ -77,7 +74,7 @@ impl Combined {
         }
     }
 
-    /// Gives a key a row of `sums`, with its first gradient.
+    /// Gives a hash a row of `sums`, with its first gradient.
     fn start_sum(&mut self, simd: Kernels, dim: usize, position: usize, (values, weight): (&[f32], f32)) {
         let start = self.sums.len();
         self.places[position] = SUMMED | (start / dim) as u64;
@@ -87,7 +84,7 @@ impl Combined {
         }
     }
 
-    /// The sum of the gradients of the key at `position`; `gradient` is what [`fill`](Self::fill) was given.
+    /// The sum of the gradients of the hash at `position`; `gradient` is what [`fill`](Self::fill) was given.
     #[inline]
     pub(crate) fn gradient<'a, 'g: 'a>(
         &'a self,

@@ -1,10 +1,11 @@
 //! Reading rows: a batch at a time, in groups that follow one another through the stages of a look-up, so that the waits
 //! for memory overlap.
 
-use super::table::{Table, tag};
+use super::table::Table;
 use super::{Inner, Pooling};
 use crate::chain::{Chains, Ordinals};
 use crate::directory::{Approach, Arrival, Near, Probe};
+use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::simd::Kernels;
 use crossbeam_epoch::Guard;
@@ -23,7 +24,6 @@ const GROUPS: usize = 8;
 /// A key on its way.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Located<'g> {
-    pub(super) key: u64,
     pub(super) hash: u64,
     approach: Option<Approach<'g>>,
     arrival: Option<Arrival<'g>>,
@@ -39,23 +39,22 @@ pub(super) enum Touch {
     All,
 }
 
-/// Finds the rows of resolved keys and calls `visit` with each, in order, when its lines are near.
+/// Finds the rows of hashes and calls `visit` with each, in order, when its lines are near.
 pub(super) fn in_order<'g>(
     table: &'g Table,
     chains: &Chains<'_>,
-    mut keys: impl ExactSizeIterator<Item = (u64, u64)>,
+    mut hashes: impl ExactSizeIterator<Item = u64>,
     touch: Touch,
     guard: &'g Guard,
     mut visit: impl FnMut(usize, &Located<'g>),
 ) {
     let to_row = if table.layout.chunks > 1 { TO_TAIL + 1 } else { TO_WORD + 2 };
-    let total = keys.len();
+    let total = hashes.len();
     let groups = total.div_ceil(GROUP);
     let mut ring = [[Located::default(); GROUP]; GROUPS];
     for turn in 0..groups + to_row {
         if turn < groups {
-            for (slot, (key, hash)) in ring[turn % GROUPS].iter_mut().zip(keys.by_ref()) {
-                slot.key = key;
+            for (slot, hash) in ring[turn % GROUPS].iter_mut().zip(hashes.by_ref()) {
                 slot.hash = hash;
                 slot.approach = Some(table.directory.approach(tag(hash), guard));
             }
@@ -105,9 +104,9 @@ impl Located<'_> {
     #[inline]
     pub(super) fn row(&self, table: &Table, chains: &Chains<'_>, guard: &Guard) -> Option<ChunkIndex> {
         let candidate = self.candidate?;
-        match chains.probe(candidate, self.key) {
+        match chains.probe(candidate, self.hash) {
             Probe::Found => Some(candidate),
-            Probe::Other | Probe::Gone => table.find(chains, self.key, self.hash, guard),
+            Probe::Other | Probe::Gone => table.find(chains, self.hash, guard),
         }
     }
 
@@ -116,7 +115,7 @@ impl Located<'_> {
     fn read(&self, table: &Table, chains: &Chains<'_>, guard: &Guard, out: &mut [f32]) {
         // Whether it is live is asked by the read itself.
         if let Some(head) = self.candidate
-            && chains.key(head) == self.key
+            && chains.has(head, self.hash)
             && table.layout.chunks == 1
             && chains.read_single(head, out).is_ok()
         {
@@ -132,7 +131,7 @@ impl Located<'_> {
             if let Ok(live) = chains.read(head, out) {
                 return table.read_missing(self.hash, &live, out);
             }
-            row = table.find(chains, self.key, self.hash, guard);
+            row = table.find(chains, self.hash, guard);
         }
         table.read_missing(self.hash, &Ordinals::default(), out);
     }

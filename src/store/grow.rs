@@ -1,10 +1,11 @@
 //! Giving chunks: admission of rows, growth of rows, refusal at the limit.
 
 use super::Inner;
-use super::table::{Table, bump, tag};
+use super::table::{Table, bump};
 use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
+use crate::hash::tag;
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::reclaim::Magazines;
 use crate::superblocks::AllocError;
@@ -15,8 +16,9 @@ use crossbeam_epoch::Guard;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) table: TableId,
-    pub(super) key: u64,
     pub(super) hash: u64,
+    /// Whether there was a row of it a moment ago.
+    pub(super) has_row: bool,
     /// What the step adds to its importance.
     pub(super) importance: f32,
 }
@@ -82,9 +84,13 @@ impl Inner {
 
 impl Grower<'_> {
     fn candidate(&mut self, table: &Table, candidate: &Candidate, whole: bool) {
+        let chains = table.chains(&self.inner.slabs);
+        // A row that was missing when its gradient came is made at once: the directory tells if it is there by now.
+        let mut look = candidate.has_row;
         let outcome = loop {
-            let chains = table.chains(&self.inner.slabs);
-            match table.find(&chains, candidate.key, candidate.hash, self.guard) {
+            let row = if look { table.find(&chains, candidate.hash, self.guard) } else { None };
+            look = true;
+            match row {
                 None => match self.admit(table, &chains, candidate) {
                     Ok(true) if whole && table.layout.chunks > 1 => {}
                     Ok(true) => break Ok(()),
@@ -125,10 +131,10 @@ impl Grower<'_> {
         table.new_payload(candidate.hash, 0, &mut self.row, &mut self.payload);
         let chunk =
             NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload: &self.payload };
-        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
         let entered =
-            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
         match entered {
             Ok(Inserted::Done) => {
                 reach(Point::RowEntered);

@@ -68,13 +68,13 @@ impl Inner {
         let chains = &table.chains(&self.slabs);
         let step = RowStep { table, chains, simd, lr: table.learning_rate(), inflation: self.clock.inflation() };
         let (dim, combined) = (table.layout.dim, &scratch.combined);
-        let mut applied = Applied { unique: combined.keys.len() as u64, ..Applied::default() };
+        let mut applied = Applied { unique: combined.hashes.len() as u64, ..Applied::default() };
         scratch.wanted.clear();
         scratch.payload.clear();
         scratch.payload.resize(table.layout.payload_words(), 0.0);
         let (mut norms, mut accesses) = (0f64, 0u64);
-        let keys = combined.keys.iter().copied().zip(combined.hashes.iter().copied());
-        in_order(table, chains, keys, Touch::All, guard, |position, located| {
+        let hashes = combined.hashes.iter().copied();
+        in_order(table, chains, hashes, Touch::All, guard, |position, located| {
             let grad = combined.gradient(position, dim, gradient);
             let count = combined.counts[position];
             let squares = simd.sum_squares(grad);
@@ -88,7 +88,7 @@ impl Inner {
                         applied.updated += 1;
                         break wanted;
                     }
-                    Err(Gone) => row = table.find(chains, located.key, located.hash, guard),
+                    Err(Gone) => row = table.find(chains, located.hash, guard),
                 }
             };
             if let Some((utility, live)) = wanted {
@@ -118,8 +118,9 @@ impl Inner {
         let per_unit = if table.scale() > 0.0 { table.scale().recip() } else { 0.0 };
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
-            candidates.push(Candidate { table: id, key, hash, importance: wanted.utility * per_unit });
+            let hash = combined.hashes[wanted.position];
+            let has_row = wanted.live != Ordinals::default();
+            candidates.push(Candidate { table: id, hash, has_row, importance: wanted.utility * per_unit });
         }
         if self.config.deterministic {
             self.pending.lock().append(&mut candidates);
