@@ -357,6 +357,7 @@ pub struct StoreConfig {
     pub(crate) seed: u64,
     pub(crate) deterministic: bool,
     pub(crate) resident_target: f64,
+    pub(crate) snapshots: bool,
 }
 
 impl StoreConfig {
@@ -374,6 +375,7 @@ impl StoreConfig {
             seed: 0,
             deterministic: false,
             resident_target: Self::DEFAULT_RESIDENT_TARGET,
+            snapshots: false,
         }
     }
 
@@ -408,6 +410,16 @@ impl StoreConfig {
     #[must_use]
     pub fn resident_target(mut self, ratio: f64) -> Self {
         self.resident_target = ratio;
+        self
+    }
+
+    /// Keeps the memory that a [snapshot](crate::Store::snapshot) takes beside training: a 64th of the budget for rows
+    /// that change before they are saved, a 128th for the keys of rows that are removed between two snapshots, and as much
+    /// as the sketch and the shared rows of fallbacks take. It is part of the budget all the time, so that a snapshot
+    /// changes nothing of what is grown or pruned. Defaults to false: no snapshots.
+    #[must_use]
+    pub fn snapshots(mut self, snapshots: bool) -> Self {
+        self.snapshots = snapshots;
         self
     }
 

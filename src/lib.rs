@@ -73,6 +73,7 @@ mod importance;
 mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod moment;
 mod optim;
 mod reclaim;
 mod region;
@@ -99,7 +100,9 @@ pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, S
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]
-pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats};
+pub use store::{
+    Applied, Events, Kind, Pooling, PruneReport, Restore, Row, Rows, Snapshot, Stats, StepReport, Store, TableStats,
+};
 
 /// What the fuzz targets need beyond the public API.
 #[cfg(all(fuzzing, not(loom)))]

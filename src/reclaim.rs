@@ -197,6 +197,23 @@ mod collector {
             guard
         }
 
+        /// What is set when every thread that is pinned now has unpinned. Whoever pins after that sees what was done before
+        /// this call.
+        pub(crate) fn grace(self: &Arc<Self>) -> Arc<AtomicBool> {
+            let over = Arc::new(AtomicBool::new(false));
+            let theirs = Arc::clone(&over);
+            let guard = self.pin();
+            // Release: pairs with the Acquire of whoever asks.
+            guard.defer(move || theirs.store(true, Ordering::Release));
+            guard.flush();
+            over
+        }
+
+        /// Lets the epoch go on if it can.
+        pub(crate) fn advance(self: &Arc<Self>) {
+            self.pin().flush();
+        }
+
         /// Runs what was deferred before this call, until nothing is outstanding or a pinned thread keeps it from going on.
         pub(crate) fn collect(self: &Arc<Self>, mut outstanding: impl FnMut() -> u64) {
             let done = Arc::new(AtomicBool::new(false));

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::PruneReport;
-use super::round::{Pass, Pinned, patiently};
+use super::round::{Pass, Pinned};
 use crate::chain::RowAt;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
@@ -28,11 +28,11 @@ impl Inner {
     pub(super) fn give_back(&self, ratio: f64, round: u64, report: &mut PruneReport) {
         self.tidy();
         self.collect();
-        self.retire_empty();
-        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
+        self.retire_empty(None);
+        if let Some(evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
             self.sweep(Pass::MOVING, round, report);
             self.collect();
-            self.retire_empty();
+            self.retire_empty(Some(&evacuation));
         }
         reach(Point::Compacted);
         self.collect();
@@ -65,9 +65,17 @@ impl Inner {
         Some(evacuation)
     }
 
-    /// Gives empty superblocks back to the system.
-    pub(super) fn retire_empty(&self) {
+    /// Gives empty superblocks back to the system: all that there are, or, in a deterministic store, those that were being
+    /// emptied. How many these are follows from how many records there are, while which others happen to be empty depends
+    /// on where each record is, which a snapshot does not keep.
+    pub(super) fn retire_empty(&self, evacuation: Option<&Evacuation<'_>>) {
         let guard = self.reclaimer.pin();
+        if self.config.deterministic {
+            for &(slab, superblock) in evacuation.iter().flat_map(|evacuation| &evacuation.0) {
+                slab.retire_superblock(superblock, &guard);
+            }
+            return;
+        }
         for slab in self.slabs.iter() {
             let empty: Vec<u32> =
                 slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
@@ -99,9 +107,10 @@ impl Inner {
 impl Pinned<'_> {
     /// Moves the chunks of one row that are in superblocks being emptied. Returns how many.
     pub(super) fn move_row(&mut self, (tag, head): RowAt, magazines: &mut Magazines<'_>) -> u64 {
-        let Pinned { table, chains, retired, guard } = self;
+        let Some(mut claim) = self.patiently((tag, head)) else { return 0 };
+        claim.unchanged();
+        let Pinned { table, chains, retired, guard, .. } = self;
         let (heads, tails) = (chains.heads, chains.tails);
-        let Some(claim) = patiently(chains, head) else { return 0 };
         let wandering: Vec<ChunkIndex> =
             chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
         let mut moved = 0;

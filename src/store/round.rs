@@ -8,7 +8,7 @@ use super::{Inner, PruneReport};
 use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
 use crate::hash::tag;
-use crate::id::{ChunkIndex, Info};
+use crate::id::Info;
 use crate::importance::{Cut, Histogram};
 use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
@@ -35,6 +35,15 @@ impl RoundScratch {
 
     pub(super) fn new() -> RoundScratch {
         RoundScratch { chunks: Histogram::new(), rounds: 0 }
+    }
+
+    /// Cuts so far.
+    pub(super) fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    pub(super) fn set_rounds(&mut self, rounds: u64) {
+        self.rounds = rounds;
     }
 }
 
@@ -83,7 +92,7 @@ impl Inner {
         }
         if let Some(useless) = useless {
             self.collect();
-            self.retire_empty();
+            self.retire_empty(Some(&useless));
             drop(useless);
         }
         self.give_back(self.config.resident_target, scratch.rounds, &mut report);
@@ -131,6 +140,17 @@ impl Inner {
                 return report;
             }
         }
+    }
+
+    /// Takes the least important `wanted` bytes of chunks, and gives the memory back. Returns the importance below which all
+    /// went, if any did.
+    pub(super) fn prune_by(&self, wanted: u64) -> Option<f32> {
+        let mut scratch = self.round.lock();
+        let mut report = PruneReport::default();
+        let cut = self.cut_for(wanted.max(self.superblocks.bytes_each()), &mut scratch);
+        self.sweep(Pass { cut, ..Pass::NOTHING }, scratch.rounds, &mut report);
+        self.give_back(PACKED, scratch.rounds, &mut report);
+        (report.shrunk + report.evicted > 0).then_some(cut.surely.min(f32::MAX))
     }
 
     /// What to take so that the least important `wanted` bytes of chunks go.
@@ -225,7 +245,13 @@ impl Inner {
             let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
             self.for_each_segment(0, |at, guard| {
                 rows.clear();
-                let next = table.directory.sample(at, stride, &mut position, guard, |tag, head| rows.push((tag, head)));
+                let directory = &table.directory;
+                let visit = |tag, head| rows.push((tag, head));
+                let next = if self.config.deterministic {
+                    directory.sample_homes(at, stride, &mut position, guard, visit)
+                } else {
+                    directory.sample(at, stride, &mut position, guard, visit)
+                };
                 chains.peek(&rows, |_, tail, info| {
                     let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
                     histogram.add(info.utility * per_unit, bytes * stride);
@@ -254,6 +280,11 @@ impl Inner {
             let begin = table.directory.begin(from, &self.reclaimer.pin());
             self.for_each_segment(begin, |at, guard| {
                 let next = table.rows_of_segment(at, guard, &mut rows);
+                if self.config.deterministic {
+                    // Not in the order in which they came, which a snapshot does not keep.
+                    let low = |head| chains.hash(0, head);
+                    rows.sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| low(one.1).cmp(&low(other.1))));
+                }
                 let below = cut.doubtful(scale).end;
                 marks.clear();
                 marks.resize(rows.len(), Mark::default());
@@ -287,7 +318,8 @@ impl Inner {
     }
 
     pub(super) fn pinned<'p>(&'p self, table: &'p Table, guard: &'p Guard) -> Pinned<'p> {
-        Pinned { table, chains: table.chains(&self.slabs), retired: Retired::new(&self.slabs, guard), guard }
+        let retired = Retired::new(&self.slabs, guard);
+        Pinned { table, chains: table.chains(&self.slabs), retired, guard, inner: self }
     }
 
     /// Removes a row, whatever its importance. Returns whether it was there.
@@ -297,7 +329,7 @@ impl Inner {
         let chains = table.chains(&self.slabs);
         while let Some(head) = table.find(&chains, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
-            if let Ok(claim) = chains.claim(head) {
+            if let Ok(claim) = chains.claim((tag(hash), head)) {
                 self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);
                 return true;
             }
@@ -354,13 +386,14 @@ pub(super) struct Pinned<'p> {
     pub(super) chains: Chains<'p>,
     pub(super) retired: Retired<'p>,
     pub(super) guard: &'p Guard,
+    inner: &'p Inner,
 }
 
-impl Pinned<'_> {
+impl<'p> Pinned<'p> {
     /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
     fn cut(&mut self, row: RowAt, doubtful: Range<f32>, quota: &mut u64, report: &mut PruneReport) {
         // What was seen without a claim is looked at again under it.
-        let Some(claim) = patiently(&self.chains, row.1) else { return };
+        let Some(claim) = self.patiently(row) else { return };
         for chunk in self.chains.chunks(&claim) {
             if doubtful.contains(&chunk.info().utility) {
                 let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };
@@ -373,8 +406,8 @@ impl Pinned<'_> {
         reach(Point::RowCut);
     }
 
-    fn change_units(&self, (_, head): RowAt, factor: f32) {
-        let Some(claim) = patiently(&self.chains, head) else { return };
+    fn change_units(&self, row: RowAt, factor: f32) {
+        let Some(claim) = self.patiently(row) else { return };
         for chunk in self.chains.chunks(&claim) {
             let Info { utility, ordinal } = chunk.info();
             chunk.set_info(Info { utility: utility * factor, ordinal });
@@ -382,15 +415,37 @@ impl Pinned<'_> {
         reach(Point::UnitsChanged);
     }
 
+    /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now. In a
+    /// deterministic store nobody writes now, and who only looks at the row must not change what a round does.
+    pub(super) fn patiently(&self, row: RowAt) -> Option<Claim<'p>> {
+        if self.inner.config.deterministic {
+            return self.chains.claim(row).ok();
+        }
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
+            match self.chains.try_claim(row) {
+                Ok(Some(claim)) => return Some(claim),
+                Ok(None) => self.chains.moment.wait_for_room(),
+                Err(Unclaimed::Gone) => return None,
+                Err(Unclaimed::Busy) => {
+                    spin_wait(attempt);
+                    attempt += 1;
+                }
+            }
+        }
+        None
+    }
+
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
     pub(super) fn shrink(&mut self, (tag, head): RowAt, claim: Claim<'_>, drop: impl Fn(Info) -> bool) -> Taken {
-        let Pinned { table, chains, retired, guard } = self;
+        let Pinned { table, chains, retired, guard, inner } = self;
         let before = chains.ordinals(&claim).len();
         let shrunk =
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
             reach(Point::RowKilled);
+            inner.note_removed(table, table.row_key(chains.hash(tag, head)));
             let removed = table.directory.remove(tag, head, guard);
             debug_assert!(removed, "a live row's word is in its directory");
             reach(Point::RowRemoved);
@@ -407,16 +462,4 @@ impl Pinned<'_> {
 pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
-}
-
-/// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
-pub(super) fn patiently<'s>(chains: &Chains<'s>, head: ChunkIndex) -> Option<Claim<'s>> {
-    for attempt in 0..ATTEMPTS {
-        match chains.try_claim(head) {
-            Ok(claim) => return Some(claim),
-            Err(Unclaimed::Gone) => return None,
-            Err(Unclaimed::Busy) => spin_wait(attempt),
-        }
-    }
-    None
 }

@@ -2,7 +2,6 @@
 
 use super::cases::{Claims, Script};
 use crate::hash::tag;
-use crate::sequence::Unclaimed;
 use crate::{Decay, Fallback, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use std::collections::HashSet;
 
@@ -110,7 +109,7 @@ impl Scene {
         let mut at = Some(0);
         while let Some(from) = at {
             at = table.directory.walk(from, &guard, |tag, head| {
-                if chains.try_claim(head).is_err_and(|why| why == Unclaimed::Busy) {
+                if chains.is_claimed(head) {
                     claimed.insert(table.row_key(chains.hash(tag, head)));
                 }
             });
