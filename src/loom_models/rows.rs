@@ -51,7 +51,13 @@ impl Rows {
     }
 
     pub(super) fn chains(&self) -> Chains<'_> {
-        Chains { layout: &self.layout, heads: self.slabs.get(HEADS), tails: self.slabs.get(TAILS) }
+        Chains {
+            layout: &self.layout,
+            heads: self.slabs.get(HEADS),
+            tails: self.slabs.get(TAILS),
+            moment: &self.moment,
+            table: 0,
+        }
     }
 
     fn alloc(&self, slab: usize) -> ChunkIndex {
@@ -69,7 +75,7 @@ impl Rows {
 
     fn grow(&self, head: ChunkIndex, (ordinal, weight): (u8, f32)) {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let info = Info { utility: 1.0, ordinal };
         chains.grow(&claim, self.alloc(TAILS), &NewChunk { info, payload: &[weight] });
     }
@@ -104,21 +110,21 @@ impl Rows {
 
     pub(super) fn add_to_all(&self, head: ChunkIndex, by: f32) -> Result<(), Gone> {
         let chains = self.chains();
-        let claim = chains.claim(head)?;
+        let claim = chains.claim((TAG, head))?;
         chains.chunks(&claim).for_each(|chunk| add(&chunk.payload[0], by));
         Ok(())
     }
 
     fn drop_ordinals(&self, head: ChunkIndex, drop: impl Fn(u8) -> bool) -> bool {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         chains.shrink(claim, |info| drop(info.ordinal), |_| {}, |_| {}).row_gone
     }
 
     /// Moves the row to another head record.
     pub(super) fn relocate(&self, head: ChunkIndex, guard: &Guard) -> ChunkIndex {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let to = self.alloc(HEADS);
         assert!(chains.relocate_head(claim, to, || self.directory.relocate(TAG, head, to, guard)));
         to
@@ -127,7 +133,7 @@ impl Rows {
     /// Moves the row's one tail to another record, and returns the old one.
     fn relocate_tail(&self, head: ChunkIndex) -> ChunkIndex {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let from = chains.chunks(&claim).find_map(|chunk| chunk.tail).unwrap();
         chains.relocate_tail(&claim, from, self.alloc(TAILS));
         from
@@ -136,7 +142,7 @@ impl Rows {
     /// Ends the row and retires its head.
     pub(super) fn evict(&self, head: ChunkIndex, guard: &Guard) {
         let chains = self.chains();
-        assert!(chains.shrink(chains.claim(head).unwrap(), |_| true, |_| {}, |_| {}).row_gone);
+        assert!(chains.shrink(chains.claim((TAG, head)).unwrap(), |_| true, |_| {}, |_| {}).row_gone);
         assert!(self.directory.remove(TAG, head, guard));
         self.retire_head(head, guard);
     }
@@ -153,7 +159,7 @@ fn chain_a_read_is_before_or_after_a_growth() {
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || {
             let chains = theirs.chains();
-            let claim = chains.claim(head).unwrap();
+            let claim = chains.claim((TAG, head)).unwrap();
             let info = Info { utility: 0.0, ordinal: 1 };
             chains.grow(&claim, theirs.alloc(TAILS), &NewChunk { info, payload: &[7.0] });
             chains.chunks(&claim).for_each(|chunk| add(&chunk.payload[0], 1.0));
@@ -197,7 +203,7 @@ fn chain_an_update_comes_before_the_end_of_a_row_or_learns_of_it() {
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || {
             let chains = theirs.chains();
-            let claim = chains.claim(head).unwrap();
+            let claim = chains.claim((TAG, head)).unwrap();
             let last = f32::from_bits(chains.chunks(&claim).next().unwrap().payload[0].load(Ordering::Relaxed));
             assert!(chains.shrink(claim, |_| true, |_| {}, |_| {}).row_gone);
             last

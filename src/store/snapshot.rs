@@ -128,7 +128,6 @@ impl Inner {
         removed.dedup();
         self.saved.with(|state| state.base = None);
         self.moment.begin(since.is_some());
-        reach(Point::SnapshotBegun);
         let manifest = Manifest {
             step: self.clock.steps(),
             since,
@@ -136,7 +135,7 @@ impl Inner {
             tables: self.tables.iter().map(|table| table.config.clone()).collect(),
             extra: BTreeMap::new(),
         };
-        Ok(Snapshot {
+        let snapshot = Snapshot {
             inner: Arc::clone(self),
             manifest,
             sections,
@@ -146,7 +145,9 @@ impl Inner {
             removed,
             rows: 0,
             committed: false,
-        })
+        };
+        reach(Point::SnapshotBegun);
+        Ok(snapshot)
     }
 
     /// Brings the rows that a snapshot left behind into the phase of the others.
