@@ -28,8 +28,10 @@ const _: () = assert!((CHANGED_ONLY | UNREAD) & PHASE == 0);
 const PATIENCE: u32 = 60_000;
 #[cfg(all(test, not(any(loom, shuttle))))]
 const PATIENCE: u32 = 2_000;
-#[cfg(any(loom, shuttle))]
+#[cfg(shuttle)]
 const PATIENCE: u32 = 10_000;
+#[cfg(loom)]
+const PATIENCE: u32 = 2;
 
 /// See the module documentation.
 pub(crate) struct Moment {

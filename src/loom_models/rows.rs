@@ -5,6 +5,7 @@ use crate::chain::{Chains, NewChunk, RowLayout};
 use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
+use crate::moment::Moment;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
 use crate::slab::{Magazine, Slab};
@@ -15,6 +16,7 @@ pub(super) struct Rows {
     layout: RowLayout,
     pub(super) slabs: Arc<Slabs>,
     pub(super) directory: Directory,
+    pub(super) moment: Moment,
 }
 
 /// What a dimension without a chunk reads as.
@@ -28,26 +30,38 @@ const TAILS: usize = 1;
 
 impl Rows {
     pub(super) fn none() -> Arc<Rows> {
+        Rows::with_images(64)
+    }
+
+    /// No rows, and room for so many words of images.
+    pub(super) fn with_images(images: usize) -> Arc<Rows> {
         let budget = Arc::new(Budget::new(1 << 20));
         let pool = Arc::new(Superblocks::new(3, 64, Arc::clone(&budget)).unwrap());
         let layout = RowLayout::new(2, 1, &Optimizer::Sgd { lr: 1.0 });
         let heads = Slab::new(HEADS as u32, layout.head_words(), Arc::clone(&pool));
         let tails = Slab::new(TAILS as u32, layout.tail_words(), pool);
         let directory = Directory::new(budget).unwrap();
-        Arc::new(Rows { layout, slabs: Arc::new(Slabs::new(vec![heads, tails])), directory })
+        let slabs = Arc::new(Slabs::new(vec![heads, tails]));
+        Arc::new(Rows { layout, slabs, directory, moment: Moment::new(images as u64 * 8) })
     }
 
     /// One row, under tag 0, with the given chunks.
     pub(super) fn with(chunks: &[(u8, f32)]) -> (Arc<Rows>, ChunkIndex) {
         let rows = Rows::none();
-        let head = rows.alloc(HEADS);
-        rows.init(head, HASH, chunks[0]);
-        for &chunk in &chunks[1..] {
-            rows.grow(head, chunk);
-        }
-        let inserted = rows.directory.insert(TAG, head, no_guard(), |_| Probe::Other);
-        assert_eq!(inserted, Ok(Inserted::Done));
+        let head = rows.enter(HASH, chunks);
         (rows, head)
+    }
+
+    /// One more row under tag 0, while no other thread runs.
+    pub(super) fn enter(&self, hash: u64, chunks: &[(u8, f32)]) -> ChunkIndex {
+        let head = self.alloc(HEADS);
+        self.init(head, hash, chunks[0]);
+        for &chunk in &chunks[1..] {
+            self.grow(head, chunk);
+        }
+        let inserted = self.directory.insert(TAG, head, no_guard(), |_| Probe::Other);
+        assert_eq!(inserted, Ok(Inserted::Done));
+        head
     }
 
     pub(super) fn chains(&self) -> Chains<'_> {
@@ -81,7 +95,7 @@ impl Rows {
     }
 
     /// Enters a row of the key, with one chunk, unless there is one.
-    fn admit(&self, weight: f32, guard: &Guard) -> bool {
+    pub(super) fn admit(&self, weight: f32, guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weight));
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
