@@ -53,7 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("snapshot", &["config", "error", "id"]),
+    ("snapshot", &["config"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
