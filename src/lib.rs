@@ -77,6 +77,8 @@ mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;
+#[cfg(not(loom))]
+pub mod serving;
 #[cfg(all(test, shuttle))]
 mod shuttle_models;
 #[doc(hidden)]

@@ -54,10 +54,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("snapshot", &["config"]),
+    ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
-    ("cli", &["data", "dlrm", "report", "sync"]),
+    ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -25,6 +25,10 @@ pub use read::{Blocks, Folded, Part, Snapshot};
 pub use record::{Counts, FORMAT};
 pub use save::Saved;
 
+pub(crate) use error::At;
+pub(crate) use fs::{Fs, FsFile, RealFs};
+pub(crate) use tensors::{HEADER_MOST, Sum, Value, header};
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Which of `shards` shards owns a key: a pure function of both, part of the format (`docs/format.md`).

@@ -164,7 +164,9 @@ impl<'f> TensorWriter<'f> {
     /// Writes what is left, makes the file durable, and gives the buffer back.
     pub(crate) fn finish(mut self) -> Result<(FileRecord, Vec<u8>), SnapshotError> {
         let large = self.file.is_some();
-        let header = header(std::mem::take(&mut self.tensors), &self.groups, large.then_some(self.reserved))
+        let groups = serde_json::to_string(&self.groups).map_err(|error| SnapshotError::source(error.to_string()))?;
+        let groups = HashMap::from([(GROUPS.to_owned(), groups)]);
+        let header = header(std::mem::take(&mut self.tensors), Some(groups), large.then_some(self.reserved))
             .map_err(SnapshotError::source)?;
         let record = FileRecord { bytes: header.len() as u64 + self.len(), header: Sum(xxh3_64(&header)) };
         if large {
@@ -185,12 +187,10 @@ impl<'f> TensorWriter<'f> {
 /// A safetensors header: its length, the text, and spaces up to `size`, or to a multiple of 64 bytes.
 pub(crate) fn header(
     tensors: Vec<(String, TensorInfo)>,
-    groups: &[Group],
+    metadata: Option<HashMap<String, String>>,
     size: Option<usize>,
 ) -> Result<Vec<u8>, String> {
-    let groups = serde_json::to_string(groups).map_err(|error| error.to_string())?;
-    let metadata = Metadata::new(Some(HashMap::from([(GROUPS.to_owned(), groups)])), tensors);
-    let metadata = metadata.map_err(|error| error.to_string())?;
+    let metadata = Metadata::new(metadata, tensors).map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
     let needed = 8 + text.len();
     let size = size.unwrap_or(needed.next_multiple_of(64));
