@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Smallest and largest dimension of a table.
 pub(crate) const DIM_RANGE: std::ops::RangeInclusive<usize> = 1..=1024;
@@ -220,6 +221,12 @@ impl TableConfig {
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
+    }
+
+    /// Seed of the table's hash of row keys in a store with this seed. A seed of its own, so that collisions of hashed rows
+    /// are not the same in all tables.
+    pub(crate) fn hash_seed(&self, store_seed: u64) -> u64 {
+        xxh3_64_with_seed(self.name.as_bytes(), store_seed)
     }
 
     /// Dimensions of its chunks: what was asked for, or all of the table's if there are fewer.

@@ -82,6 +82,8 @@ mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;
+#[cfg(not(loom))]
+pub mod serving;
 #[cfg(all(test, shuttle))]
 mod shuttle_models;
 #[doc(hidden)]
@@ -101,7 +103,8 @@ pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]
 pub use store::{
-    Applied, Events, Kind, Pooling, PruneReport, Restore, Row, Rows, Snapshot, Stats, StepReport, Store, TableStats,
+    Applied, Events, LiveSnapshot, Pooling, PruneReport, Restore, Row, Rows, SnapshotKind, Stats, StepReport, Store,
+    TableStats,
 };
 
 /// What the fuzz targets need beyond the public API.

@@ -56,11 +56,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["budget", "id", "reclaim", "slab", "sync"]),
-    ("snapshot", &["config", "error", "id"]),
+    ("snapshot", &["config"]),
+    ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
-    ("cli", &["data", "dlrm", "report", "sync"]),
+    ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -2,7 +2,8 @@
 
 use dimslab::snapshot::{Manifest, RowBlock, Section, Source};
 use dimslab::{
-    Decay, Fallback, FiitedConfig, Init, Kind, Optimizer, Policy, Snapshot, Store, StoreConfig, TableConfig, TableId,
+    Decay, Fallback, FiitedConfig, Init, LiveSnapshot, Optimizer, Policy, SnapshotKind, Store, StoreConfig,
+    TableConfig, TableId,
 };
 use std::collections::BTreeMap;
 
@@ -40,7 +41,7 @@ struct Taken {
 type Saved = (Vec<u8>, Vec<u32>);
 
 impl Taken {
-    fn read(snapshot: &mut Snapshot) -> Taken {
+    fn read(snapshot: &mut LiveSnapshot) -> Taken {
         let mut blocks = Vec::new();
         let mut block = RowBlock::default();
         while snapshot.next(&mut block).unwrap() {
@@ -49,7 +50,7 @@ impl Taken {
         Taken { manifest: snapshot.manifest().clone(), blocks, sections: snapshot.sections().unwrap() }
     }
 
-    fn of(store: &Store, kind: Kind) -> Taken {
+    fn of(store: &Store, kind: SnapshotKind) -> Taken {
         let mut snapshot = store.snapshot(kind).unwrap();
         let taken = Taken::read(&mut snapshot);
         snapshot.commit();
@@ -128,7 +129,7 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
         for _ in 0..40 + 13 * seed {
             step(&store, &mut random, 20_000);
         }
-        let mut snapshot = store.snapshot(Kind::Full).unwrap();
+        let mut snapshot = store.snapshot(SnapshotKind::Full).unwrap();
         let before = random.clone();
         // Read while the store goes on.
         let (taken, reports) = std::thread::scope(|scope| {
@@ -140,7 +141,7 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
         store.validate().unwrap();
         let other = taken.restored();
         other.validate().unwrap();
-        assert_eq!(Taken::of(&other, Kind::Full).rows(), taken.rows());
+        assert_eq!(Taken::of(&other, SnapshotKind::Full).rows(), taken.rows());
         let mut random = before;
         for report in reports {
             let again = step(&other, &mut random, 20_000);
@@ -153,7 +154,7 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
             pruned += report.round.map_or(0, |round| round.shrunk + round.evicted);
         }
         other.validate().unwrap();
-        let (one, two) = (Taken::of(&store, Kind::Full), Taken::of(&other, Kind::Full));
+        let (one, two) = (Taken::of(&store, SnapshotKind::Full), Taken::of(&other, SnapshotKind::Full));
         assert_eq!(one.rows(), two.rows());
         assert_eq!(one.sections, two.sections);
         assert_eq!(store.stats().held, other.stats().held);

@@ -1,7 +1,7 @@
 //! Why a snapshot could not be written or read.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A snapshot or a serving file that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -75,4 +75,46 @@ pub enum SnapshotError {
     /// Something other than files failed, such as the store that is saved.
     #[error("{0}")]
     Other(String),
+}
+
+impl SnapshotError {
+    /// Damage of the file at `path`.
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        SnapshotError::Damaged { path: path.to_owned(), what: what.into() }
+    }
+
+    /// A fault of whoever hands out rows and sections.
+    pub(crate) fn source(what: impl Into<String>) -> Self {
+        SnapshotError::Source { what: what.into() }
+    }
+}
+
+/// Adds to a system's error what was tried on which file.
+pub(crate) trait At<T> {
+    /// `action` is what could not be done, such as "write".
+    fn at(self, action: &'static str, path: &Path) -> Result<T, SnapshotError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, SnapshotError> {
+        self.map_err(|source| {
+            let advice = advice(source.kind());
+            SnapshotError::Io { action, path: path.to_owned(), advice, source }
+        })
+    }
+}
+
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on that disk and save again; earlier snapshots are as they were"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "choose a place you may write to",
+        io::ErrorKind::NotFound => "is the path right, and has nobody moved it?",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            "choose another place"
+        }
+        io::ErrorKind::UnexpectedEof => "the file was cut; use another snapshot",
+        _ => "check that disk; earlier snapshots are as they were",
+    }
 }

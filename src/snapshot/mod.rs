@@ -1,10 +1,33 @@
 //! A store's state in files: consistent, crash-safe, in increments, readable elsewhere.
 
 mod block;
+mod columns;
+#[cfg(all(test, not(shuttle)))]
+mod crash_tests;
+#[cfg(all(test, not(shuttle)))]
+mod damage_tests;
+mod dir;
 mod error;
+mod fs;
+mod read;
+mod record;
+mod save;
+#[cfg(all(test, not(shuttle)))]
+mod sim;
+mod tensors;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 
 pub use block::{BLOCK_BYTES, Data, Manifest, RowBlock, RowRef, Section, Source};
+pub use dir::Directory;
 pub use error::SnapshotError;
+pub use read::{Blocks, Folded, Part, Snapshot};
+pub use record::{Counts, FORMAT};
+pub use save::Saved;
+
+pub(crate) use error::At;
+pub(crate) use fs::{Fs, FsFile, RealFs};
+pub(crate) use tensors::{HEADER_MOST, Sum, Value, header};
 
 use xxhash_rust::xxh3::xxh3_64;
 

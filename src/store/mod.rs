@@ -29,7 +29,7 @@ mod validate;
 
 pub use iter::{Row, Rows};
 pub use restore::Restore;
-pub use snapshot::{Kind, Snapshot};
+pub use snapshot::{LiveSnapshot, SnapshotKind};
 pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;

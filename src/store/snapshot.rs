@@ -18,10 +18,10 @@ const GIVE_UP_ATTEMPTS: usize = 64;
 
 /// Which rows a snapshot has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SnapshotKind {
     /// All.
     Full,
-    /// Those that were changed since the last snapshot that was [committed](Snapshot::commit), and the keys of those that
+    /// Those that were changed since the last snapshot that was [committed](LiveSnapshot::commit), and the keys of those that
     /// went.
     Increment,
 }
@@ -31,7 +31,7 @@ pub enum Kind {
 /// Read it to its end from another thread than those that train: rows that change before they were read wait for that in
 /// a buffer of fixed size, and when it is full, so do those who change them. If nobody reads for about a minute, the
 /// snapshot is given up and training goes on. Dropping it before its end gives it up, too.
-pub struct Snapshot {
+pub struct LiveSnapshot {
     inner: Arc<Inner>,
     manifest: Manifest,
     sections: Vec<Section>,
@@ -78,7 +78,7 @@ impl Store {
     /// [`StoreError::Snapshot`] if the store was made without [`StoreConfig::snapshots`](crate::StoreConfig::snapshots), if
     /// another snapshot is being taken, if a deterministic store is within a step, or if an increment was asked for and
     /// there is no snapshot that it could be of.
-    pub fn snapshot(&self, kind: Kind) -> Result<Snapshot, StoreError> {
+    pub fn snapshot(&self, kind: SnapshotKind) -> Result<LiveSnapshot, StoreError> {
         let scratch = self.inner.round.lock();
         self.inner.begin_snapshot(kind, scratch.rounds())
     }
@@ -87,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`snapshot`](Self::snapshot).
-    pub fn try_snapshot(&self, kind: Kind) -> Result<Option<Snapshot>, StoreError> {
+    pub fn try_snapshot(&self, kind: SnapshotKind) -> Result<Option<LiveSnapshot>, StoreError> {
         let Some(scratch) = self.inner.round.try_lock() else { return Ok(None) };
         self.inner.begin_snapshot(kind, scratch.rounds()).map(Some)
     }
@@ -100,7 +100,7 @@ impl Store {
 
 impl Inner {
     /// Under the rounds' lock.
-    fn begin_snapshot(self: &Arc<Self>, kind: Kind, rounds: u64) -> Result<Snapshot, StoreError> {
+    fn begin_snapshot(self: &Arc<Self>, kind: SnapshotKind, rounds: u64) -> Result<LiveSnapshot, StoreError> {
         let refuse = |what| Err(StoreError::Snapshot { what });
         if !self.config.snapshots {
             return refuse("the store was made without StoreConfig::snapshots, which keeps the memory for it");
@@ -111,8 +111,8 @@ impl Inner {
         let base =
             self.saved.with(|state| if std::mem::replace(&mut state.running, true) { Err(()) } else { Ok(state.base) });
         let Ok(base) = base else { return refuse("another one is being taken") };
-        let since = base.filter(|_| kind == Kind::Increment);
-        if kind == Kind::Increment && since.is_none() {
+        let since = base.filter(|_| kind == SnapshotKind::Increment);
+        if kind == SnapshotKind::Increment && since.is_none() {
             self.saved.with(|state| state.running = false);
             return refuse(
                 "there is none that an increment could be of: none yet, or it was not committed, or more rows went since than could be noted. Take a full one",
@@ -135,7 +135,7 @@ impl Inner {
             tables: self.tables.iter().map(|table| table.config.clone()).collect(),
             extra: BTreeMap::new(),
         };
-        let snapshot = Snapshot {
+        let snapshot = LiveSnapshot {
             inner: Arc::clone(self),
             manifest,
             sections,
@@ -175,7 +175,7 @@ impl Inner {
     }
 }
 
-impl Snapshot {
+impl LiveSnapshot {
     /// What this is a snapshot of.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -320,7 +320,7 @@ impl Snapshot {
     }
 }
 
-impl Source for Snapshot {
+impl Source for LiveSnapshot {
     fn manifest(&self) -> Manifest {
         self.manifest.clone()
     }
@@ -344,7 +344,7 @@ impl Source for Snapshot {
     }
 }
 
-impl Drop for Snapshot {
+impl Drop for LiveSnapshot {
     fn drop(&mut self) {
         let inner = &self.inner;
         inner.moment.give_up();
@@ -374,9 +374,9 @@ impl Drop for Snapshot {
     }
 }
 
-impl std::fmt::Debug for Snapshot {
+impl std::fmt::Debug for LiveSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("step", &self.manifest.step).field("rows", &self.rows).finish_non_exhaustive()
+        f.debug_struct("LiveSnapshot").field("step", &self.manifest.step).field("rows", &self.rows).finish_non_exhaustive()
     }
 }
 

@@ -80,8 +80,7 @@ impl Table {
             directory: Directory::new(budget)?,
             number,
             moment,
-            // A seed of its own, so that collisions of hashed rows are not the same in all tables.
-            seed: xxh3_64_with_seed(config.name.as_bytes(), seed),
+            seed: config.hash_seed(seed),
             shared: SharedRows::new(config.fallback, config.dim, &config.optimizer),
             counters: Counters::default(),
             rows_by_chunks: (0..=layout.chunks).map(|_| AtomicU64::new(0)).collect(),

@@ -95,12 +95,12 @@ impl Scene {
                 self.store.prune().unwrap();
             }
             Script::Snapshot => {
-                let mut snapshot = self.store.snapshot(crate::Kind::Full).unwrap();
+                let mut snapshot = self.store.snapshot(crate::SnapshotKind::Full).unwrap();
                 // It is given up if others had to wait too long.
                 while let Ok(true) = snapshot.next(&mut RowBlock::default()) {}
             }
             Script::Keep => {
-                let _unread = self.store.snapshot(crate::Kind::Full).unwrap();
+                let _unread = self.store.snapshot(crate::SnapshotKind::Full).unwrap();
                 self.train(&self.keys);
             }
         }
