@@ -25,7 +25,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("superblocks", &["budget", "failpoint", "region", "sync", "watch"]),
     ("slab", &["failpoint", "id", "region", "superblocks", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
-    ("chain", &["config", "directory", "failpoint", "hash", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
+    ("moment", &["failpoint", "sequence", "sync"]),
+    (
+        "chain",
+        &["config", "directory", "failpoint", "hash", "id", "moment", "rowcopy", "sequence", "slab", "sync", "watch"],
+    ),
     ("reclaim", &["failpoint", "id", "slab", "superblocks", "sync"]),
     (
         "store",
@@ -39,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hash",
             "id",
             "importance",
+            "moment",
             "optim",
             "reclaim",
             // The pruning thread asks it for the processor time it has used.
@@ -49,17 +54,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "simd",
             "sketch",
             "slab",
+            "snapshot",
             "superblocks",
             "sync",
             // Its tests: how large records are where they are padded.
             "watch",
         ],
     ),
-    ("bench", &["budget", "id", "reclaim", "slab", "sync"]),
+    ("bench", &["budget", "id", "reclaim", "slab", "superblocks", "sync"]),
     ("snapshot", &["config"]),
     ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),
-    ("dlrm", &["data", "simd", "sync"]),
+    ("dlrm", &["data", "simd", "snapshot", "sync"]),
     ("report", &["data", "dlrm"]),
     ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
 ];

@@ -161,3 +161,342 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
     }
     assert!(pruned > 1000, "only {pruned} chunks were pruned");
 }
+
+/// All rows of a store, by table and key.
+fn listed(store: &Store) -> BTreeMap<(usize, u64), (Vec<usize>, Vec<u32>)> {
+    let tables = 0..store.table_count();
+    let rows = tables.flat_map(|table| store.iter(t(table)).unwrap().map(move |row| (table, row)));
+    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+    rows.map(|(table, row)| ((table, row.key), (row.live, bits(row.values)))).collect()
+}
+
+/// Threads that update, remove and prune as fast as they can, until they are told to stop.
+fn disturb(store: &Store, random: &mut Random, keys: u64, over: &std::sync::atomic::AtomicBool) -> u64 {
+    let mut rounds = 0;
+    while !over.load(std::sync::atomic::Ordering::Relaxed) {
+        for table in 0..store.table_count() {
+            let dim = store.dim(t(table)).unwrap();
+            let batch: Vec<u64> = (0..100).map(|_| random.next() % keys).collect();
+            let grads: Vec<f32> = (0..batch.len() * dim).map(|_| random.unit() - 0.4).collect();
+            store.apply_gradients(t(table), &batch, &grads).unwrap();
+            store.remove(t(table), random.next() % keys).unwrap();
+        }
+        if random.next() % 16 == 0 {
+            rounds += 1;
+            store.prune().unwrap();
+        }
+    }
+    rounds
+}
+
+/// Beside threads that change everything all the time, a snapshot is exactly what the store was at its beginning.
+#[test]
+fn every_snapshot_is_one_moments_state_under_concurrent_updates() {
+    let (mut snapshots, mut stalls, mut rounds) = (0, 0, 0);
+    for seed in 0..12 {
+        let config = StoreConfig::new(1 << 20).policy(policy()).snapshots(true).seed(seed);
+        let store = Store::new(config, tables()).unwrap();
+        let mut random = Random::new(seed);
+        let keys = 3000;
+        (0..30).for_each(|_| drop(step(&store, &mut random, keys)));
+        for _ in 0..3 {
+            // Nobody is at work here but the pruning thread: it changes nothing between two equal lists.
+            let (before, mut snapshot) = loop {
+                let before = listed(&store);
+                let snapshot = store.snapshot(SnapshotKind::Full).unwrap();
+                if listed(&store) == before {
+                    break (before, snapshot);
+                }
+            };
+            let over = std::sync::atomic::AtomicBool::new(false);
+            let taken = std::thread::scope(|scope| {
+                let disturbers = [1, 2].map(|thread| {
+                    let (store, over) = (&store, &over);
+                    let mut random = Random::new(seed * 1000 + thread);
+                    scope.spawn(move || disturb(store, &mut random, keys, over))
+                });
+                let taken = Taken::read(&mut snapshot);
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
+                rounds += disturbers.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>();
+                taken
+            });
+            stalls += snapshot.stalls();
+            snapshot.commit();
+            store.validate().unwrap();
+            let roomy = StoreConfig::new(8 << 20).policy(policy()).seed(seed).deterministic(true);
+            let other = taken.restore(roomy, taken.manifest.tables.clone());
+            other.validate().unwrap();
+            assert_eq!(listed(&other), before, "seed {seed}");
+            snapshots += 1;
+        }
+    }
+    eprintln!("{snapshots} snapshots, {rounds} rounds beside them, {stalls} waits for room");
+    assert!(rounds > 0);
+}
+
+/// A chain of increments is the full snapshot, whatever went, came back, grew and shrank meanwhile.
+#[test]
+fn increments_add_up_to_the_full_snapshot() {
+    let mut parts = (0, 0);
+    for seed in 0..5 {
+        let config = StoreConfig::new(2 << 20).policy(policy()).deterministic(true).snapshots(true).seed(seed);
+        let store = Store::new(config, tables()).unwrap();
+        let mut random = Random::new(seed);
+        (0..20).for_each(|_| drop(step(&store, &mut random, 4000)));
+        assert!(store.snapshot(SnapshotKind::Increment).is_err(), "an increment of nothing");
+        let mut rows = Taken::of(&store, SnapshotKind::Full).rows();
+        for _ in 0..6 {
+            let base = store.increment_base();
+            // A few steps on few keys, some of them removed, some of those trained again.
+            for _ in 0..3 {
+                let batch: Vec<u64> = (0..60).map(|_| random.next() % 4000).collect();
+                for table in 0..store.table_count() {
+                    let dim = store.dim(t(table)).unwrap();
+                    let grads: Vec<f32> = (0..batch.len() * dim).map(|_| random.unit() - 0.4).collect();
+                    store.apply_gradients(t(table), &batch, &grads).unwrap();
+                    batch[..20].iter().for_each(|&key| drop(store.remove(t(table), key).unwrap()));
+                    store.apply_gradients(t(table), &batch[..5], &grads[..5 * dim]).unwrap();
+                }
+                store.step().unwrap();
+            }
+            let mut snapshot = store.snapshot(SnapshotKind::Increment).unwrap();
+            // Read while the store goes on.
+            let increment = std::thread::scope(|scope| {
+                let reader = scope.spawn(|| Taken::read(&mut snapshot));
+                step(&store, &mut random, 400);
+                reader.join().unwrap()
+            });
+            snapshot.commit();
+            assert_eq!(increment.manifest.since, base);
+            let changes = increment.rows();
+            parts.0 += changes.len();
+            for (key, row) in changes {
+                if row.0.is_empty() {
+                    rows.remove(&key)
+                } else {
+                    rows.insert(key, row)
+                };
+            }
+            let full = increment.clone();
+            let restored = store_of(&rows, &full);
+            assert_eq!(restored, rows);
+            // What the increment's moment was, against a full snapshot of the same moment next time.
+            let now = Taken::of(&store, SnapshotKind::Increment);
+            for (key, row) in now.rows() {
+                if row.0.is_empty() {
+                    rows.remove(&key)
+                } else {
+                    rows.insert(key, row)
+                };
+            }
+            let full = Taken::of(&store, SnapshotKind::Full).rows();
+            assert_eq!(rows, full, "seed {seed}");
+            parts.1 += full.len();
+        }
+    }
+    assert!(parts.0 * 2 < parts.1, "increments have {} rows, the stores {}", parts.0, parts.1);
+}
+
+/// What is left of rows after their way through a store of the same settings.
+fn store_of(rows: &BTreeMap<(usize, u64), Saved>, taken: &Taken) -> BTreeMap<(usize, u64), Saved> {
+    let manifest = Manifest { since: None, ..taken.manifest.clone() };
+    let config = manifest.store.clone().resident_target(3.0);
+    let mut restore = Store::restore(config, manifest.tables.clone(), &manifest, &taken.sections).unwrap();
+    for (&(table, key), (ordinals, bits)) in rows {
+        let of = &manifest.tables[table];
+        let values: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+        let (n, weights) = (ordinals.len(), ordinals.len() * of.chunk_dims());
+        let own = usize::from(of.name() == "rows");
+        let (utilities, rest) = values.split_at(n);
+        let (weights, rest) = rest.split_at(weights);
+        let (state, row_state) = rest.split_at(rest.len() - own);
+        let mut block = RowBlock { table, ..RowBlock::default() };
+        block.push(dimslab::snapshot::RowRef { key, ordinals, utilities, weights, state, row_state });
+        restore.rows(&block).unwrap();
+    }
+    Taken::of(&restore.finish().unwrap(), SnapshotKind::Full).rows()
+}
+
+/// In a smaller budget the least important chunks stay out, and what is there is what was saved.
+#[test]
+fn a_smaller_budget_leaves_out_what_matters_least() {
+    let config = StoreConfig::new(2 << 20).policy(policy()).deterministic(true).snapshots(true);
+    let store = Store::new(config, vec![TableConfig::new("t", 16)]).unwrap();
+    let mut random = Random::new(3);
+    (0..60).for_each(|_| drop(step(&store, &mut random, 6000)));
+    let taken = Taken::of(&store, SnapshotKind::Full);
+    let (all, tables) = (taken.rows(), taken.manifest.tables.clone());
+    for budget in [1 << 19, 1 << 18, 4 << 20] {
+        let mut restore = Store::restore(
+            StoreConfig::new(budget).policy(policy()).snapshots(true),
+            tables.clone(),
+            &taken.manifest,
+            &taken.sections,
+        )
+        .unwrap();
+        taken.blocks.iter().for_each(|block| restore.rows(block).unwrap());
+        let left_out = restore.left_out();
+        let small = restore.finish().unwrap();
+        small.validate().unwrap();
+        assert!(small.stats().peak <= budget);
+        let kept = Taken::of(&small, SnapshotKind::Full).rows();
+        assert_eq!(kept.len() == all.len(), budget == 4 << 20, "{} of {} rows", kept.len(), all.len());
+        assert_eq!(left_out > 0, budget < 2 << 20);
+        // Utilities of all chunks, and of those that are there.
+        let utilities = |rows: &BTreeMap<_, Saved>| -> Vec<f32> {
+            rows.values().flat_map(|(n, bits)| bits[..n.len()].iter().map(|&bits| f32::from_bits(bits))).collect()
+        };
+        let (mut everything, mut there) = (utilities(&all), utilities(&kept));
+        everything.sort_by(f32::total_cmp);
+        there.sort_by(f32::total_cmp);
+        let best = &everything[everything.len() - there.len()..];
+        let (sum, most): (f32, f32) = (there.iter().sum(), best.iter().sum());
+        assert!(sum >= 0.97 * most, "budget {budget}: utilities of {sum} are there, {most} could be");
+        for (key, (ordinals, bits)) in &kept {
+            let (saved, whole) = &all[key];
+            let at = |ordinal: &u8| saved.iter().position(|saved| saved == ordinal).unwrap();
+            for (position, ordinal) in ordinals.iter().enumerate() {
+                let weights =
+                    |n: usize, bits: &[u32], position: usize| bits[n + position * 4..n + position * 4 + 4].to_vec();
+                assert_eq!(weights(ordinals.len(), bits, position), weights(saved.len(), whole, at(ordinal)));
+            }
+        }
+    }
+    let none = StoreConfig::new(1 << 18).policy(Policy::None);
+    let mut restore = Store::restore(none, tables, &taken.manifest, &taken.sections).unwrap();
+    let outcome = taken.blocks.iter().try_for_each(|block| restore.rows(block));
+    assert!(outcome.unwrap_err().to_string().contains("raise it"));
+}
+
+/// Weights and per-dimension state survive another chunk size, there and back.
+#[test]
+fn rows_come_through_another_chunk_size() {
+    for (optimizer, dim) in [
+        (TableConfig::DEFAULT_OPTIMIZER, 18),
+        (Optimizer::Adam { lr: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8 }, 32),
+        (Optimizer::Sgd { lr: 0.1 }, 7),
+        (Optimizer::RowwiseAdagrad { lr: 0.1, eps: 1e-8, initial_accumulator: 0.1 }, 16),
+    ] {
+        let config = || StoreConfig::new(4 << 20).policy(Policy::None).snapshots(true);
+        let table = |chunk| vec![TableConfig::new("t", dim).chunk(chunk).optimizer(optimizer)];
+        let store = Store::new(config(), table(4)).unwrap();
+        let mut random = Random::new(9);
+        (0..30).for_each(|_| drop(step(&store, &mut random, 500)));
+        let first = Taken::of(&store, SnapshotKind::Full);
+        for chunk in [8, 16, 32] {
+            let other = first.restore(config(), table(chunk));
+            other.validate().unwrap();
+            let values = |store: &Store| listed(store).into_iter().map(|(key, row)| (key, row.1)).collect::<Vec<_>>();
+            assert_eq!(values(&other), values(&store));
+            let back = Taken::of(&other, SnapshotKind::Full).restore(config(), table(4));
+            let (again, first) = (Taken::of(&back, SnapshotKind::Full).rows(), first.rows());
+            assert_eq!(again.len(), first.len());
+            for (key, (ordinals, bits)) in &again {
+                // All but the utilities, which are spread evenly.
+                assert_eq!((ordinals, &bits[ordinals.len()..]), (&first[key].0, &first[key].1[ordinals.len()..]));
+            }
+        }
+    }
+}
+
+/// A snapshot that is dropped, or that nobody reads while others wait for room, is given up, and the next one is whole.
+#[test]
+fn a_snapshot_that_is_given_up_leaves_nothing_behind() {
+    let config = StoreConfig::new(1 << 20).policy(policy()).snapshots(true);
+    let store = Store::new(config, tables()).unwrap();
+    let mut random = Random::new(1);
+    (0..30).for_each(|_| drop(step(&store, &mut random, 2000)));
+    let plain = Store::new(StoreConfig::new(1 << 20), tables()).unwrap();
+    assert!(plain.snapshot(SnapshotKind::Full).unwrap_err().to_string().contains("StoreConfig::snapshots"));
+    for blocks in 0..4 {
+        let mut snapshot = store.snapshot(SnapshotKind::Full).unwrap();
+        assert!(store.snapshot(SnapshotKind::Full).unwrap_err().to_string().contains("another"));
+        let mut block = RowBlock::default();
+        for _ in 0..blocks {
+            // Few enough to have room without a reader.
+            store.apply_gradients(t(3), &[1, 2, 3], &[1.0; 6]).unwrap();
+            assert!(snapshot.next(&mut block).unwrap());
+        }
+        drop(snapshot);
+        assert!(store.snapshot(SnapshotKind::Increment).unwrap_err().to_string().contains("full one"));
+        let whole = Taken::of(&store, SnapshotKind::Full);
+        assert_eq!(whole.rows().len() as u64, store.stats().rows);
+        // It was committed, and nothing was changed since.
+        assert!(Taken::of(&store, SnapshotKind::Increment).rows().is_empty());
+        store.validate().unwrap();
+    }
+    let uncommitted = store.snapshot(SnapshotKind::Full).unwrap();
+    drop(uncommitted);
+    assert_eq!(store.increment_base(), None);
+}
+
+/// Bad input is an error that says what does not fit.
+#[test]
+fn what_does_not_fit_is_refused() {
+    let config = StoreConfig::new(1 << 20).policy(policy()).deterministic(true).snapshots(true);
+    let store = Store::new(config.clone(), tables()).unwrap();
+    let mut random = Random::new(1);
+    (0..30).for_each(|_| drop(step(&store, &mut random, 2000)));
+    let taken = Taken::of(&store, SnapshotKind::Full);
+    let begin = |tables: Vec<TableConfig>, sections: &[Section]| {
+        Store::restore(config.clone(), tables, &taken.manifest, sections)
+    };
+    let mut fewer = tables();
+    fewer.pop();
+    let mut wider = tables();
+    wider[0] = TableConfig::new("plain", 8);
+    let mut renamed = tables();
+    renamed[3] = TableConfig::new("other", 2);
+    let mut other_state = tables();
+    other_state[0] = tables()[0].clone().optimizer(Optimizer::Sgd { lr: 1.0 });
+    for (tables, what) in
+        [(fewer, "4 tables"), (wider, "dimension 16"), (renamed, "`narrow`"), (other_state, "optimizer")]
+    {
+        let error = begin(tables, &taken.sections).err().unwrap().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    // Sections of another length, another type, or with values that cannot be.
+    for (position, section) in taken.sections.iter().enumerate() {
+        use dimslab::snapshot::Data;
+        let spoil = |data: Data| {
+            let mut sections = taken.sections.clone();
+            sections[position].data = data;
+            let begun = begin(tables(), &sections);
+            begun.is_err() || begun.is_ok_and(|restore| restore.finish().is_err())
+        };
+        assert!(spoil(Data::U8(vec![1, 2, 3])), "{}", section.name);
+        let cut = match &section.data {
+            Data::U64(values) => Data::U64(values[1..].to_vec()),
+            Data::U32(values) => Data::U32(values[1..].to_vec()),
+            Data::F32(values) => Data::F32(values[1..].to_vec()),
+            other => other.clone(),
+        };
+        assert!(section.name == "store/superblocks" || spoil(cut), "{} cut short", section.name);
+        match &section.data {
+            Data::U64(values) => drop(spoil(Data::U64(vec![u64::MAX; values.len()]))),
+            Data::U32(values) => drop(spoil(Data::U32(vec![u32::MAX; values.len()]))),
+            Data::F32(values) => drop(spoil(Data::F32(vec![f32::NAN; values.len()]))),
+            _ => {}
+        }
+    }
+    // Blocks that are no rows of their table.
+    let good = taken.blocks.iter().find(|block| block.table == 0 && block.keys.len() > 2).unwrap();
+    let spoilt: [(&str, fn(&mut RowBlock)); 8] = [
+        ("twice", |block| block.keys[1] = block.keys[0]),
+        ("of its shape", |block| drop(block.weights.pop())),
+        ("of its shape", |block| drop(block.chunks.pop())),
+        ("of table 77", |block| block.table = 77),
+        ("of its shape", |block| block.row_state.push(1.0)),
+        ("cannot be one", |block| block.ordinals[0] = 200),
+        ("cannot be one", |block| block.utilities[0] = f32::NAN),
+        ("cannot be one", |block| block.utilities[0] = -1.0),
+    ];
+    for (what, spoil) in spoilt {
+        let mut block = good.clone();
+        spoil(&mut block);
+        let error = begin(tables(), &taken.sections).unwrap().rows(&block).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    let missing = begin(tables(), &taken.sections).unwrap().finish().err().unwrap().to_string();
+    assert!(missing.contains("0 rows"), "{missing}");
+}

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success; 2 flags, configuration or data at fault; 1 anything else that failed; 130 interrupted.
 
+mod checkpoint;
 mod error;
 mod inspect;
 mod print;
@@ -62,6 +63,9 @@ struct TrainArgs {
     /// TOML file with these flags as keys; a flag beats the file
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Go on with a run of --checkpoint-every from its latest snapshot, with the settings it had
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["Settings", "config"])]
+    resume: Option<PathBuf>,
     /// Print the settings as TOML and stop
     #[arg(long)]
     print_config: bool,

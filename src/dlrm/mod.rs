@@ -25,6 +25,7 @@
 //! layers, half precision, GPUs, more than one machine, more than one key per feature and sample. It trains one
 //! model well enough to measure a store by.
 
+mod checkpoint;
 mod config;
 mod dense;
 mod interaction;

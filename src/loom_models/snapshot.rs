@@ -131,7 +131,7 @@ fn snapshot_that_begins_beside_updates_has_each_row_once() {
 /// A row that is made while a snapshot begins is in that one or not; in the next one it is.
 #[test]
 fn snapshot_of_later_has_a_row_that_was_made_while_one_began() {
-    explore("snapshot: begin, grace and save, admit", 2, || {
+    explore("snapshot: begin, grace and save, admit", 1, || {
         let rows = Rows::none();
         let collector = Collector::new();
         let (handle, theirs) = (collector.register(), collector.register());

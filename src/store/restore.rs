@@ -272,10 +272,14 @@ impl Adder<'_> {
                 self.left_out += row.infos.len() as u64;
                 return Ok(());
             }
-            match self.alloc(kept.len(), &mut records) {
+            let entered = match self.alloc(kept.len(), &mut records) {
+                Ok(()) => self.enter(hash, row_state, row, &kept, &records)?,
+                Err(error) => Err(error),
+            };
+            match entered {
                 Ok(()) => {
                     self.left_out += (row.infos.len() - kept.len()) as u64;
-                    return self.enter(hash, row_state, row, &kept, &records);
+                    return Ok(());
                 }
                 Err(error) if !self.may_prune => return refuse(no_room(self.table, error)),
                 Err(_) => self.make_room(),
@@ -288,20 +292,28 @@ impl Adder<'_> {
     /// Records for a row's head and for its further chunks; all or none.
     fn alloc(&mut self, chunks: usize, records: &mut Vec<ChunkIndex>) -> Result<(), AllocError> {
         let guard = self.inner.reclaimer.pin();
-        let slab = |position: usize| if position == 0 { self.table.heads } else { self.table.tails };
         records.clear();
         for position in 0..chunks {
-            match self.magazines.alloc(slab(position), &guard) {
+            match self.magazines.alloc(self.slab_of(position), &guard) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    for (position, &record) in records.iter().enumerate() {
-                        self.magazines.free(slab(position), record);
-                    }
+                    self.free(records);
                     return Err(error);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The slab of a row's chunk at a position: the first is in the head.
+    fn slab_of(&self, position: usize) -> usize {
+        if position == 0 { self.table.heads } else { self.table.tails }
+    }
+
+    fn free(&mut self, records: &[ChunkIndex]) {
+        for (position, &record) in records.iter().enumerate() {
+            self.magazines.free(self.slab_of(position), record);
+        }
     }
 
     /// Takes what is least important of what is there.
@@ -313,6 +325,7 @@ impl Adder<'_> {
         }
     }
 
+    /// Enters a row in records of its own, or frees these again if its directory has no room.
     fn enter(
         &mut self,
         hash: u64,
@@ -320,7 +333,7 @@ impl Adder<'_> {
         row: &NewRow,
         kept: &[usize],
         records: &[ChunkIndex],
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<Result<(), AllocError>, SnapshotError> {
         let (table, guard) = (self.table, self.inner.reclaimer.pin());
         let chains = table.chains(&self.inner.slabs);
         let words = table.layout.payload_words();
@@ -340,7 +353,11 @@ impl Adder<'_> {
                     table.config.name()
                 ));
             }
-            Err(error) => return refuse(no_room(table, AllocError::OverBudget(error))),
+            Err(error) => {
+                chains.discard_head(head);
+                self.free(records);
+                return Ok(Err(AllocError::OverBudget(error)));
+            }
         }
         if let Ok(mut claim) = chains.look(head) {
             for (&position, &tail) in kept.iter().zip(records).skip(1) {
@@ -351,7 +368,7 @@ impl Adder<'_> {
         table.count_row(0, kept.len());
         bump(&table.counters.admitted, 1);
         bump(&table.counters.grown, kept.len() as u64 - 1);
-        Ok(())
+        Ok(Ok(()))
     }
 }
 

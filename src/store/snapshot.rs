@@ -376,7 +376,10 @@ impl Drop for LiveSnapshot {
 
 impl std::fmt::Debug for LiveSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveSnapshot").field("step", &self.manifest.step).field("rows", &self.rows).finish_non_exhaustive()
+        f.debug_struct("LiveSnapshot")
+            .field("step", &self.manifest.step)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
     }
 }
 
