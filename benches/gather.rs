@@ -58,8 +58,9 @@ impl Flat {
     fn row(&self, row: u64) -> &mut [f32] {
         let start = row as usize * self.stride;
         assert!((start + self.stride) * 4 <= self.memory.len());
+        let first = self.memory.as_mut_ptr().cast::<f32>().wrapping_add(start);
         // SAFETY: inside the mapping, which lives as long as `self`; rows written by one thread are no other's.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast::<f32>().add(start), self.stride) }
+        unsafe { std::slice::from_raw_parts_mut(first, self.stride) }
     }
 
     #[inline]
