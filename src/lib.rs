@@ -63,6 +63,7 @@ mod directory;
 pub mod dlrm;
 mod error;
 mod failpoint;
+mod hash;
 mod id;
 mod importance;
 #[cfg(all(fuzzing, not(loom)))]

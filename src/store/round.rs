@@ -3,10 +3,11 @@
 //! A round walks the directories one segment at a time, each under a pin of its own, and claims one row at a time, so
 //! that no batch ever waits for more than the copy of one row.
 
-use super::table::{Table, bump, tag};
+use super::table::{Table, bump};
 use super::{Inner, PruneReport};
 use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
+use crate::hash::tag;
 use crate::id::{ChunkIndex, Info};
 use crate::importance::{Cut, Histogram};
 use crate::reclaim::{Magazines, Retired};
@@ -304,10 +305,10 @@ impl Inner {
 
     /// Removes a row, whatever its importance. Returns whether it was there.
     pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
-        let (key, hash) = table.resolve(key);
+        let hash = table.resolve(key);
         let guard = self.reclaimer.pin();
         let chains = table.chains(&self.slabs);
-        while let Some(head) = table.find(&chains, key, hash, &guard) {
+        while let Some(head) = table.find(&chains, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
             if let Ok(claim) = chains.claim(head) {
                 self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);

@@ -262,7 +262,8 @@ fn utilities(store: &Store) -> std::collections::BTreeMap<u64, f32> {
         let next = table.rows_of_segment(at, guard, &mut rows);
         chains.peek(&rows, |position, tail, info| {
             if tail.is_none() {
-                found.insert(chains.key(rows[position].1), info.utility);
+                let (tag, head) = rows[position];
+                found.insert(table.row_key(chains.hash(tag, head)), info.utility);
             }
         });
         next
