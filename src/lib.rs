@@ -72,6 +72,7 @@ mod importance;
 mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod magazine;
 mod optim;
 mod reclaim;
 mod region;
