@@ -54,7 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("bench", &["budget", "id", "magazine", "reclaim", "slab", "sync"]),
+    ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
