@@ -5,8 +5,7 @@ use crate::id::ChunkIndex;
 /// Most records that a magazine holds.
 pub(crate) const MAGAZINE: usize = 256;
 
-/// Free records of one slab that one thread holds, the next one last. [`Slab::flush`](crate::slab::Slab::flush) gives
-/// them back.
+/// Free records of one slab that one thread holds, the next one last. `Slab::flush` gives them back.
 #[derive(Debug)]
 pub(crate) struct Magazine {
     len: usize,
