@@ -119,7 +119,6 @@ pub(crate) fn measure(args: &Args) -> Outcome<Vec<Record>> {
         }
         let most = args.threads.iter().copied().max().unwrap_or(1);
         let mut lanes: Vec<Lane> = (0..most).map(|thread| Lane::new(args.rows, dim, thread)).collect();
-        let mut replaced = 0;
         for &threads in &args.threads {
             let lanes = &mut lanes[..threads];
             for (what, draw, name) in [
@@ -135,9 +134,12 @@ pub(crate) fn measure(args: &Args) -> Outcome<Vec<Record>> {
                 });
                 keep(&mut records, args, dim, threads, name, &stores, taken);
             }
-            // Each turn replaces other rows, the same in all stores, each row once in all.
-            let turns_left = (args.repetitions * args.threads.len()) as u64;
-            let each = (args.rows / turns_left / threads as u64).min(REPLACED) / KEYS_MAX as u64 * KEYS_MAX as u64;
+        }
+        // Last, because keys are others afterwards. Each turn replaces other rows, the same in all stores, each row once.
+        let mut replaced = 0;
+        for &threads in &args.threads {
+            let turns_in_all = (args.repetitions * args.threads.len()) as u64;
+            let each = (args.rows / turns_in_all / threads as u64).min(REPLACED) / KEYS_MAX as u64 * KEYS_MAX as u64;
             let first = replaced;
             let taken = turns(args.repetitions, stores.len(), |store, turn| {
                 let (_, store, whole) = &stores[store];
@@ -199,6 +201,7 @@ fn replace(store: &dyn RowStore, threads: usize, ids: impl Fn(usize) -> Vec<u64>
                     let mut keys = ids(thread);
                     keys.chunks(KEYS_MAX).for_each(|keys| store.remove(keys));
                     keys.iter_mut().for_each(|key| *key |= 1 << 32);
+                    forget_caches();
                     barrier.wait();
                     let begun = Instant::now();
                     keys.chunks(KEYS_MAX).for_each(|keys| store.insert(keys));
@@ -208,6 +211,12 @@ fn replace(store: &dyn RowStore, threads: usize, ids: impl Fn(usize) -> Vec<u64>
             .collect();
         all.into_iter().map(|thread| thread.join().expect("a thread's panic is its own report")).sum()
     })
+}
+
+/// Reads more than caches hold: what was just removed would be near otherwise.
+fn forget_caches() {
+    let other = vec![1u64; (96 << 20) / 8];
+    std::hint::black_box(other.iter().sum::<u64>());
 }
 
 type Named = (String, Box<dyn RowStore>, bool);
