@@ -88,32 +88,37 @@ fn fill_once(store: &dyn RowStore, rows: u64, threads: usize) -> f64 {
     rows as f64 / begun.elapsed().as_secs_f64() / 1e6
 }
 
+const FIGURES: [(&str, f64); 4] = [("p50", 50.0), ("p99.9", 99.9), ("p99.99", 99.99), ("max", 100.0)];
+/// What is told besides the percentiles of the time on the clock: the longest by the thread's own processor time, which
+/// leaves out what other programs took, and how many were longer than a millisecond by either.
+const BESIDES: [&str; 3] = ["max, processor", "above 1 ms", "above 1 ms, processor"];
+const MILLISECOND: u64 = 1_000_000;
+
 /// From nothing to all rows, one call a row.
 pub(crate) fn latency(args: &Args) -> Outcome<Vec<Record>> {
-    const FIGURES: [(&str, f64); 4] = [("p50", 50.0), ("p99.9", 99.9), ("p99.99", 99.99), ("max", 100.0)];
     let mut records = Vec::new();
+    let names = || FIGURES.iter().map(|(what, _)| *what).chain(BESIDES);
     for &dim in &args.dims {
         warm_system(bytes(args.rows, dim))?;
         println!("\nnanoseconds of an insert, one at a time, up to {} rows of dim {dim}", args.rows);
         let chosen = growing(args, dim)?;
-        let mut taken = vec![vec![Vec::new(); FIGURES.len()]; chosen.len()];
+        let mut taken = vec![vec![Vec::new(); names().count()]; chosen.len()];
         for turn in 0..args.repetitions {
             for position in 0..chosen.len() {
                 let at = (turn + position) % chosen.len();
                 let store = Arenas::new(args.rows, dim, true).make(chosen[at].1)?;
-                let nanos = insert_each(&*store, args.rows)?;
-                for ((_, percent), values) in FIGURES.iter().zip(&mut taken[at]) {
-                    values.push(nanos.value_at_percentile(*percent) as f64);
-                }
+                let inserts = insert_each(&*store, args.rows)?;
+                println!("{}: longest at {:?}", chosen[at].0, inserts.longest());
+                taken[at].iter_mut().zip(inserts.figures()).for_each(|(values, value)| values.push(value));
             }
         }
         for ((store, _), figures) in chosen.iter().zip(taken) {
-            print!("{store:36}");
-            for ((what, _), values) in FIGURES.iter().zip(figures) {
-                print!(" {what} {:9.0} ±{:3.0} %", median(&values), spread(&values));
+            print!("{store:32}");
+            for (what, values) in names().zip(figures) {
+                print!(" {what} {:.0} ±{:.0} %", median(&values), spread(&values));
                 records.push(Record {
                     part: "latency".to_owned(),
-                    what: (*what).to_owned(),
+                    what: what.to_owned(),
                     store: store.clone(),
                     rows: args.rows,
                     dim,
@@ -129,12 +134,55 @@ pub(crate) fn latency(args: &Args) -> Outcome<Vec<Record>> {
     Ok(records)
 }
 
-fn insert_each(store: &dyn RowStore, rows: u64) -> Outcome<Histogram<u64>> {
-    let mut nanos = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
+/// Single inserts, in nanoseconds.
+struct Inserts {
+    clock: Histogram<u64>,
+    processor: u64,
+    /// Those of more than a millisecond: key, clock, processor.
+    long: Vec<(u64, u64, u64)>,
+}
+
+impl Inserts {
+    fn figures(&self) -> impl Iterator<Item = f64> {
+        let percentiles = FIGURES.iter().map(|(_, percent)| self.clock.value_at_percentile(*percent) as f64);
+        let by_processor = self.long.iter().filter(|(_, _, processor)| *processor > MILLISECOND).count();
+        percentiles.chain([self.processor as f64, self.long.len() as f64, by_processor as f64])
+    }
+
+    /// Key, clock and processor of the three that took longest of the processor: the same keys each time would be the
+    /// store's doing.
+    fn longest(&self) -> Vec<(u64, u64, u64)> {
+        let mut long = self.long.clone();
+        long.sort_by_key(|(_, _, processor)| std::cmp::Reverse(*processor));
+        long.truncate(3);
+        long
+    }
+}
+
+fn insert_each(store: &dyn RowStore, rows: u64) -> Outcome<Inserts> {
+    let clock = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
+    let mut inserts = Inserts { clock, processor: 0, long: Vec::new() };
     for key in 0..rows {
+        let used = thread_nanos()?;
         let begun = Instant::now();
         store.insert(&[key]);
-        nanos.record(begun.elapsed().as_nanos() as u64)?;
+        let clock = begun.elapsed().as_nanos() as u64;
+        let processor = thread_nanos()? - used;
+        inserts.clock.record(clock)?;
+        inserts.processor = inserts.processor.max(processor);
+        if clock > MILLISECOND {
+            inserts.long.push((key, clock, processor));
+        }
     }
-    Ok(nanos)
+    Ok(inserts)
+}
+
+/// Processor time of this thread.
+fn thread_nanos() -> Outcome<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is there to be written to.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

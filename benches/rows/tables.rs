@@ -141,17 +141,21 @@ fn latency(results: &Results, out: &mut String) -> Outcome<()> {
     for (rows, dim) in each(&all, |record| (record.rows, record.dim)) {
         let here: Vec<&Record> = all.iter().filter(|of| (of.rows, of.dim) == (rows, dim)).copied().collect();
         writeln!(out, "\n### One insert at a time, from nothing to {rows} rows of dim {dim}, microseconds\n")?;
-        writeln!(out, "| | p50 | p99.9 | p99.99 | max | max of the repetitions |\n|---|---|---|---|---|---|")?;
+        writeln!(out, "| | p50 | p99.9 | p99.99 | max | max of processor time | of these above 1 ms |")?;
+        writeln!(out, "|---|---|---|---|---|---|---|")?;
         for store in stores_of(&here) {
             write!(out, "| {store} |")?;
-            let mut most = 0f64;
-            for what in ["p50", "p99.9", "p99.99", "max"] {
+            let values = |what: &str| {
                 let found = here.iter().find(|record| record.store == store && record.what == what);
-                let values = found.map_or(&[][..], |record| &record.values);
-                write!(out, " {:.2} |", median(values) / 1e3)?;
-                most = values.iter().copied().fold(most, f64::max);
+                found.map_or(&[][..], |record| &record.values)
+            };
+            for what in ["p50", "p99.9", "p99.99"] {
+                write!(out, " {:.2} |", median(values(what)) / 1e3)?;
             }
-            writeln!(out, " {:.0} |", most / 1e3)?;
+            // The longest of all repetitions: a bound is a bound.
+            let most = |what| values(what).iter().copied().fold(0f64, f64::max);
+            let over = values("above 1 ms, processor").iter().sum::<f64>();
+            writeln!(out, " {:.0} | {:.0} | {over:.0} |", most("max") / 1e3, most("max, processor") / 1e3)?;
         }
     }
     Ok(())
