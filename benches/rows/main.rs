@@ -82,7 +82,7 @@ impl Args {
                 _ => return Err(format!("unknown option {word} {value}").into()),
             }
         }
-        if args.dims.iter().any(|dim| !DIMS.contains(dim)) || args.threads.iter().any(|&threads| threads == 0) {
+        if args.dims.iter().any(|dim| !DIMS.contains(dim)) || args.threads.contains(&0) {
             return Err(format!("dimensions are of {DIMS:?}, and threads at least 1").into());
         }
         if !(10_000..1 << 31).contains(&args.rows) || args.repetitions == 0 || args.block.is_zero() {
