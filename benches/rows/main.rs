@@ -10,7 +10,7 @@
 //!   before. An insert replaces rows that were removed just before, so memory is warm; the removal is not timed.
 //! * `--part fill`: from nothing to all rows, page faults included.
 //! * `--part latency`: the same one row at a time, each timed.
-//! * `--part scaling`: time of a gathered row, and of a pruning round, at several sizes.
+//! * `--part scaling`, `--part rounds`: time of a gathered row, of a pruning round, in a store of so many rows.
 //! * `--tables FILE`: writes the tables of what is in `--results` between the markers in FILE. Measures nothing.
 //!
 //! Stores are chosen by `--stores`: `flat`, `slots`, `boxes`, `dimslab` (which all include the fastest flat array and
@@ -58,7 +58,7 @@ impl Args {
             stores: "slots".to_owned(),
             repetitions: 5,
             block: Duration::from_millis(200),
-            results: concat!(env!("CARGO_MANIFEST_DIR"), "/target/rows.json").into(),
+            results: concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rows.json").into(),
             tables: None,
         };
         let mut words = std::env::args().skip(1);
@@ -123,7 +123,8 @@ fn main() -> Outcome<()> {
         "throughput" => throughput::measure(&args)?,
         "fill" => parts::fill(&args)?,
         "latency" => parts::latency(&args)?,
-        "scaling" => scaling::measure(&args)?,
+        "scaling" => scaling::gathers(&args)?,
+        "rounds" => scaling::rounds(&args)?,
         part => return Err(format!("no part is called {part}").into()),
     };
     measured.into_iter().for_each(|record| results.add(record));

@@ -80,8 +80,11 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Half of the distance between the least and the greatest, in percent of the median.
+/// Half of the distance between the least and the greatest, in percent of the median; 0 where all are 0.
 pub(crate) fn spread(values: &[f64]) -> f64 {
+    if values.iter().all(|&value| value == 0.0) {
+        return 0.0;
+    }
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     (greatest - least) / 2.0 / median(values) * 100.0

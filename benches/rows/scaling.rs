@@ -12,19 +12,23 @@ const BATCHES: usize = 400;
 /// What a round takes of what is held.
 const TAKEN: f64 = 0.04;
 
-/// One size: `--rows`.
-pub(crate) fn measure(args: &Args) -> Outcome<Vec<Record>> {
+/// Gathers at one size: `--rows`.
+pub(crate) fn gathers(args: &Args) -> Outcome<Vec<Record>> {
     let mut records = Vec::new();
-    for &dim in &args.dims {
-        gather(args, dim, &mut records)?;
-        rounds(args, dim, &mut records)?;
-    }
+    args.dims.iter().try_for_each(|&dim| gather(args, dim, &mut records))?;
+    Ok(records)
+}
+
+/// Pruning rounds at one size.
+pub(crate) fn rounds(args: &Args) -> Outcome<Vec<Record>> {
+    let mut records = Vec::new();
+    args.dims.iter().try_for_each(|&dim| round(args, dim, &mut records))?;
     Ok(records)
 }
 
 /// Nanoseconds of a gathered row, uniform keys: those of which fewer and fewer are in a cache.
 fn gather(args: &Args, dim: usize, records: &mut Vec<Record>) -> Outcome<()> {
-    let (mut arenas, mut stores) = (Arenas::new(args.rows, dim, false), Vec::new());
+    let (mut arenas, mut stores) = (Arenas::shared(args.rows, dim), Vec::new());
     for (name, kind) in kinds().into_iter().filter(|(name, _)| name == CEILING || name == "dimslab") {
         let store = arenas.make(kind)?;
         for first in (0..args.rows).step_by(KEYS_MAX) {
@@ -65,7 +69,7 @@ fn gather(args: &Args, dim: usize, records: &mut Vec<Record>) -> Outcome<()> {
 }
 
 /// Nanoseconds of a round for each chunk that was live before it.
-fn rounds(args: &Args, dim: usize, records: &mut Vec<Record>) -> Outcome<()> {
+fn round(args: &Args, dim: usize, records: &mut Vec<Record>) -> Outcome<()> {
     let chunk = longest_chunk(dim);
     let rule = TableConfig::new("rows", dim).chunk(chunk);
     let (table, bytes) = (TableId::new(0), ample(args.rows, dim * 2, chunk));

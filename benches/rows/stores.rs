@@ -58,12 +58,15 @@ const AHEAD: usize = 16;
 /// The flat array that everything is compared with.
 pub(crate) const CEILING: &str = "flat, huge pages, prefetch";
 
+/// The one that any program would begin with.
+pub(crate) const FLAT: &str = "flat";
+
 /// All kinds, with the names by which they are chosen and told.
 pub(crate) fn kinds() -> Vec<(String, Kind)> {
     let mut kinds = vec![
         (CEILING.to_owned(), Kind::Flat(Pages::Huge, AHEAD)),
         ("flat, prefetch".to_owned(), Kind::Flat(Pages::Small, AHEAD)),
-        ("flat".to_owned(), Kind::Flat(Pages::Small, 0)),
+        (FLAT.to_owned(), Kind::Flat(Pages::Small, 0)),
         ("dimslab".to_owned(), Kind::Dimslab(0, Lengths::Full)),
         ("dimslab, default policy".to_owned(), Kind::Dimslab(0, Lengths::Counted)),
         ("dimslab, mixed lengths".to_owned(), Kind::Dimslab(0, Lengths::Mixed)),
@@ -87,12 +90,20 @@ pub(crate) struct Arenas {
     dim: usize,
     /// Whether each store gets its own.
     fresh: bool,
+    /// Of the arrays that maps have their slots in.
+    slots: Pages,
     shared: [Option<Arc<Arena>>; 2],
 }
 
 impl Arenas {
-    pub(crate) fn new(rows: u64, dim: usize, fresh: bool) -> Arenas {
-        Arenas { rows, dim, fresh, shared: [None, None] }
+    /// One array for all stores that are of the same pages.
+    pub(crate) fn shared(rows: u64, dim: usize) -> Arenas {
+        Arenas { rows, dim, fresh: false, slots: Pages::Huge, shared: [None, None] }
+    }
+
+    /// One array for each store, with slots on pages of that size.
+    pub(crate) fn fresh(rows: u64, dim: usize, slots: Pages) -> Arenas {
+        Arenas { rows, dim, fresh: true, slots, shared: [None, None] }
     }
 
     fn get(&mut self, pages: Pages) -> Outcome<Arc<Arena>> {
@@ -110,11 +121,11 @@ impl Arenas {
 
     /// An empty store for `rows` rows.
     pub(crate) fn make(&mut self, kind: Kind) -> Outcome<Box<dyn RowStore>> {
-        let (rows, dim) = (self.rows, self.dim);
+        let (rows, dim, slots) = (self.rows, self.dim, self.slots);
         Ok(match kind {
             Kind::Flat(pages, ahead) => Box::new(Flat { arena: self.get(pages)?, ahead, simd: Kernels::get() }),
             Kind::Dimslab(chunk, lengths) => Box::new(Dimslab::new(rows, dim, chunk, lengths)?),
-            Kind::Map(index, place) => maps::make(index, place, dim, || self.get(Pages::Huge))?,
+            Kind::Map(index, place) => maps::make(index, place, dim, || self.get(slots))?,
         })
     }
 }

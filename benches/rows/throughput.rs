@@ -109,7 +109,7 @@ fn check(name: &str, store: &dyn RowStore, rows: u64, dim: usize) -> Outcome<()>
 pub(crate) fn measure(args: &Args) -> Outcome<Vec<Record>> {
     let mut records = Vec::new();
     for &dim in &args.dims {
-        let (mut arenas, mut stores) = (Arenas::new(args.rows, dim, false), Vec::new());
+        let (mut arenas, mut stores) = (Arenas::shared(args.rows, dim), Vec::new());
         for (name, kind) in args.chosen(dim)? {
             let store = arenas.make(kind)?;
             fill(&*store, args.rows, dim);
