@@ -246,7 +246,7 @@ impl RowStore for Dimslab {
         self.store.apply_gradients(table(), keys, grads).expect(LEGAL);
     }
 
-    /// Gives each chunk an importance of its own and takes half of the bytes.
+    /// Gives each chunk an importance of its own, beside which that of the fill is nothing, and takes half of the bytes.
     fn settle(&self, rows: u64) -> Outcome<bool> {
         let chunk = self.store.stats().tables[0].chunk_dim;
         if self.lengths == Lengths::Mixed {
@@ -256,7 +256,7 @@ impl RowStore for Dimslab {
                 for (key, row) in keys.iter().zip(grads.chunks_exact_mut(self.dim)) {
                     for (ordinal, grads) in row.chunks_mut(chunk).enumerate() {
                         let size = (mix(key ^ (ordinal as u64) << 40) >> 40) as f32 / (1u64 << 24) as f32;
-                        grads.fill((0.1 + size) * 8.0 * 0.8f32.powi(ordinal as i32));
+                        grads.fill((0.1 + size) * 1e12 * 0.8f32.powi(ordinal as i32));
                     }
                 }
                 self.update(&keys, &grads[..keys.len() * self.dim]);
