@@ -64,12 +64,12 @@ fn summary(results: &Results, out: &mut String) -> Outcome<()> {
     writeln!(out, "\n### dimslab against the flat array, and against the best map\n")?;
     writeln!(out, "Ratios of throughput: to the flat array on huge pages with prefetch / to the best map at this.\n")?;
     let columns: Vec<&str> = COLUMNS.iter().copied().chain(["fill"]).collect();
-    writeln!(out, "| dim | threads | {} |", columns.join(" | "))?;
-    writeln!(out, "|---|---|{}", "---|".repeat(columns.len()))?;
-    for (rows, dim, threads) in each(&all, |record| (record.rows, record.dim, record.threads)) {
+    writeln!(out, "| dim | rows | threads | {} |", columns.join(" | "))?;
+    writeln!(out, "|---|---|---|{}", "---|".repeat(columns.len()))?;
+    for (dim, rows, threads) in each(&all, |record| (record.dim, record.rows, record.threads)) {
         let here: Vec<&&Record> =
             all.iter().filter(|of| (of.rows, of.dim, of.threads) == (rows, dim, threads)).collect();
-        write!(out, "| {dim} | {threads} |")?;
+        write!(out, "| {dim} | {rows} | {threads} |")?;
         for what in &columns {
             let here = || here.iter().filter(|record| record.what == *what);
             let Some(dimslab) = here().find(|record| record.store == "dimslab") else {
@@ -88,7 +88,7 @@ fn summary(results: &Results, out: &mut String) -> Outcome<()> {
 
 fn throughput(results: &Results, out: &mut String) -> Outcome<()> {
     let all = of(results, "throughput");
-    for (rows, dim, threads) in each(&all, |record| (record.rows, record.dim, record.threads)) {
+    for (dim, rows, threads) in each(&all, |record| (record.dim, record.rows, record.threads)) {
         let here: Vec<&Record> =
             all.iter().filter(|of| (of.rows, of.dim, of.threads) == (rows, dim, threads)).copied().collect();
         writeln!(out, "\n### {rows} rows of dim {dim}, threads: {threads}\n")?;
