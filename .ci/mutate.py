@@ -15,7 +15,8 @@ import sys
 sys.dont_write_bytecode = True
 from trial import ROOT, Copy  # noqa: E402
 
-FILES = ["budget.rs", "sequence.rs", "chain.rs", "slab.rs", "reclaim.rs", "directory/mod.rs", "directory/segment.rs"]
+FILES = ["budget.rs", "sequence.rs", "chain.rs", "slab.rs", "superblocks.rs", "reclaim.rs", "directory/mod.rs",
+         "directory/segment.rs"]
 WEAKER = {"AcqRel": ["Acquire", "Release"], "Acquire": ["Relaxed"], "Release": ["Relaxed"]}
 SECONDS = 900
 CHOICE = """

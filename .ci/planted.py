@@ -77,7 +77,7 @@ BUGS = [
         "loom", "chain_an_update_comes_before_the_end_of_a_row_or_learns_of_it"),
     # ===== The slab
     Bug("bug_owner_not_asked", "src/slab.rs",
-        "self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) == self.number + 1", "superblock > 0",
+        "self.superblocks.owner(superblock) == self.number + 1", "superblock > 0",
         "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
     Bug("bug_no_second_look", "src/slab.rs",
         "if self.lends(superblock) && self.take_word(superblock, magazine) {\n                    self.offer",
@@ -90,17 +90,17 @@ BUGS = [
     Bug("bug_retired_with_a_slot_in_use", "src/slab.rs",
         "let complete = taken.len() == words.len() &&", "let complete = taken.len() == words.len() ||",
         "loom", "slab_of_two_words_is_not_retired_before_its_last_slot_is_free"),
-    Bug("bug_superblock_used_before_its_decommit", "src/slab.rs",
+    Bug("bug_superblock_used_before_its_decommit", "src/superblocks.rs",
         "guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "slab_takes_back_a_superblock_or_lends_from_it_not_both"),
     Bug("bug_off_by_one", "src/slab.rs",
         "(1 << rest) - 1", "(2 << rest) - 1",
         "test", "--lib slab::tests::every_slot_is_handed_out_once_and_comes_back"),
-    Bug("bug_kept_superblock_not_zeroed", "src/slab.rs",
+    Bug("bug_kept_superblock_not_zeroed", "src/superblocks.rs",
         "for word in self.region.superblock(index) {\n                word.store(0, Ordering::Relaxed);\n            }\n", "",
         "loom", "slab_lends_no_slots_that_are_what_a_record_held_before"),
     # ===== The budget
-    Bug("bug_bytes_released_too_early", "src/slab.rs",
+    Bug("bug_bytes_released_too_early", "src/superblocks.rs",
         "        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);\n"
         "        reach(Point::SuperblockVacant);\n"
         "        // Last, so that whoever gets the bytes finds a superblock for them.\n"
@@ -146,7 +146,7 @@ BUGS = [
         "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin", "src/loom_models/reclaim.rs",
-        "            let guard = their_handle.pin();\n            let updated", "            let guard = no_guard();\n            let updated",
+        "body(&rows, &handle.pin())", "body(&rows, no_guard())",
         "loom", "reclaim_an_update_meets_its_row_or_its_end"),
     Bug("bug_no_pin_to_read", "src/store/gather.rs",
         "out: &mut [f32]) {\n        let guard = &self.reclaimer.pin();", f"out: &mut [f32]) {{\n        let guard = {UNPINNED};",
@@ -155,7 +155,7 @@ BUGS = [
         "let guard = &self.reclaimer.pin();", f"let guard = {UNPINNED};",
         "test", STALLED),
     Bug("bug_no_pin_in_a_round", "src/store/round.rs",
-        "let guard = self.reclaimer.pin();\n            rows.clear();", f"let guard = {UNPINNED};\n            rows.clear();",
+        "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, {UNPINNED}) {{",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
         "copy_words(&claim.record[KEY..], &record[KEY..]);",
@@ -232,6 +232,9 @@ def caught(bug, copy):
 
 
 def main():
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    if any(flag != "--list" and not flag.startswith("--kind=") for flag in flags):
+        sys.exit(__doc__.split("\n\n")[1])
     names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     kinds = [
         kind

@@ -84,7 +84,7 @@ case $kind in
         export "$runner=valgrind --error-exitcode=99 --fair-sched=yes --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
         export PROPTEST_CASES=8
         timeout 1500 cargo test --lib --test basic --no-run
-        timeout "$limit" cargo test --lib -- --test-threads=1 slab:: directory:: rowcopy:: region::
+        timeout "$limit" cargo test --lib -- --test-threads=1 slab:: superblocks:: directory:: rowcopy:: region::
         timeout "$limit" cargo test --test basic -- --test-threads=1 \
             --skip wrong_calls --skip under_the_policy --skip deterministic_stores --skip a_full_budget
         ;;

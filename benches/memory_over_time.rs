@@ -17,6 +17,8 @@ mod allocator;
 mod keys;
 #[path = "support/memory_chart.rs"]
 mod memory_chart;
+#[path = "support/options.rs"]
+mod options;
 #[path = "support/peers.rs"]
 mod peers;
 #[path = "support/shape.rs"]
@@ -59,22 +61,17 @@ impl Args {
     fn parse() -> Outcome<Args> {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
         let mut args = Args { rows: 1_000_000, idle: 12.0, prune_calls: 1, out: docs.into(), subject: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            // What cargo says to every benchmark.
-            if word == "--bench" {
-                continue;
-            }
-            let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-            match word.as_str() {
+        options::each(|word, value| {
+            match word {
                 "--rows" => args.rows = value.parse()?,
                 "--idle" => args.idle = value.parse()?,
                 "--prune-calls" => args.prune_calls = value.parse()?,
                 "--out" => args.out = value.into(),
-                "--subject" => args.subject = Some(value),
-                _ => return Err(format!("unknown option {word}").into()),
+                "--subject" => args.subject = Some(value.to_owned()),
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         if args.rows < 20_000 || !(1..=shape::SAMPLES).contains(&args.prune_calls) || !(0.0..1e4).contains(&args.idle) {
             return Err("at least 20,000 rows, 1 to 20 prune calls, and 0 to 10,000 seconds of idling".into());
         }

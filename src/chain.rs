@@ -110,6 +110,9 @@ pub(crate) struct Chains<'s> {
     pub(crate) tails: &'s Slab,
 }
 
+/// Where a row is: its tag in the directory, and its head.
+pub(crate) type RowAt = (u32, ChunkIndex);
+
 /// A chunk of a claimed row.
 pub(crate) struct Chunk<'s> {
     /// `None` for the chunk in the head record.
@@ -171,19 +174,37 @@ impl<'s> Chains<'s> {
         ChunkIndex::from_raw(word.load(LINK_LOAD)).filter(|&index| self.tails.contains(index))
     }
 
-    /// Calls `visit` with each chunk's tail record (`None` for the head's own) and what it says of itself, without claiming
-    /// the row: figures of about one moment, to decide whether a claim is worth it. No more than a row can have, so it
-    /// ends even if the chain changes meanwhile.
-    pub(crate) fn peek(&self, head: ChunkIndex, mut visit: impl FnMut(Option<ChunkIndex>, Info)) {
-        let record = self.heads.record(head);
-        visit(None, Info::unpack(record[HEAD_INFO].load(Ordering::Relaxed)));
-        let mut link = &record[HEAD_LINK];
-        for _ in 1..self.layout.chunks {
-            let Some(tail) = self.link(link) else { return };
-            let record = self.tails.record(tail);
-            visit(Some(tail), Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed)));
-            link = &record[TAIL_LINK];
+    /// Calls `visit` with a row's position in `rows` and one of its chunks: the tail record (`None` for the head's own) and
+    /// what it says of itself. The first chunks of all rows come first, then the second ones, and so on, so that the waits
+    /// for memory overlap. No row is claimed: figures of about one moment, to decide whether a claim is worth it. No more
+    /// than a row can have, so it ends even if a chain changes meanwhile.
+    pub(crate) fn peek(&self, rows: &[RowAt], mut visit: impl FnMut(usize, Option<ChunkIndex>, Info)) {
+        let heads = || rows.iter().map(|&(_, head)| self.heads.record(head));
+        heads().for_each(|record| rowcopy::prefetch((&raw const record[HEAD_LINK]).cast()));
+        let mut tails = Vec::with_capacity(rows.len());
+        for (position, record) in heads().enumerate() {
+            visit(position, None, Info::unpack(record[HEAD_INFO].load(Ordering::Relaxed)));
+            tails.extend(self.ask_for(&record[HEAD_LINK]).map(|tail| (position, tail)));
         }
+        for _ in 1..self.layout.chunks {
+            tails.retain_mut(|(position, tail)| {
+                let record = self.tails.record(*tail);
+                visit(*position, Some(*tail), Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed)));
+                let next = self.ask_for(&record[TAIL_LINK]);
+                *tail = next.unwrap_or(*tail);
+                next.is_some()
+            });
+        }
+    }
+
+    /// Asks the processor for the first line of the tail that a link leads to.
+    #[inline]
+    fn ask_for(&self, link: &AtomicU32) -> Option<ChunkIndex> {
+        let tail = self.link(link);
+        if let Some(tail) = tail {
+            rowcopy::prefetch(self.tails.record(tail).as_ptr().cast());
+        }
+        tail
     }
 
     /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and leaves the rest as it is.

@@ -256,9 +256,10 @@ pub enum Decay {
 ///
 /// Every chunk has a utility `u <- γ·u + a·g`, with `a` the number of times a step used the row and `g` the norm of the
 /// chunk's gradient in that step. Divided by the table's scale, the mean norm of a chunk's gradient over its accesses of
-/// late, it is the chunk's importance. A pruning round finds the importance below which chunks must go to leave `headroom` of the budget free, over all
-/// tables at once, and takes those chunks. What has no chunk is counted in a sketch of fixed size, and earns a chunk
-/// when its importance is clearly above that threshold. While there is room, everything gets its chunks at once.
+/// late, it is the chunk's importance. A pruning round finds the importance below which chunks must go to leave
+/// `headroom` of the budget free, over all tables at once, and takes those chunks. What has no chunk is counted in a
+/// sketch of fixed size, and earns a chunk when its importance is clearly above that threshold. While there is room,
+/// everything gets its chunks at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FiitedConfig {
     /// How fast utilities are forgotten. Defaults to half with every 5 accesses for each live row.
@@ -273,7 +274,7 @@ pub struct FiitedConfig {
     pub headroom: f32,
     /// The part of the budget that goes to the sketch. Defaults to 1/32.
     pub sketch: f32,
-    /// The most of one processor's time that rounds beside training take, above 0 to 1. Where more rounds are asked for,
+    /// The most of one processor's time that rounds beside training take, 0.001 to 1. Where more rounds are asked for,
     /// they wait, and take up to five times the headroom at once. Has no meaning in a deterministic store, whose rounds
     /// are part of its steps. Defaults to 0.1.
     pub round_share: f32,

@@ -85,6 +85,7 @@ mod sketch;
 mod slab;
 #[cfg(not(loom))]
 mod store;
+mod superblocks;
 mod sync;
 mod watch;
 

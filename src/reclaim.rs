@@ -2,7 +2,8 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::slab::{AllocError, Magazine, Slab};
+use crate::slab::{Magazine, Slab};
+use crate::superblocks::AllocError;
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;

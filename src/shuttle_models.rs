@@ -27,6 +27,8 @@ const SMALL: u64 = 5 << 10;
 const TIGHT: u64 = 6 << 10;
 /// Enough for some thirty rows of one chunk, few enough superblocks to look through.
 const ROOMY: u64 = 8 << 10;
+/// Bytes of a superblock of a small store.
+const SUPERBLOCK: u64 = 128;
 
 fn t() -> TableId {
     TableId::new(0)
@@ -530,4 +532,50 @@ fn one_keys_history_is_linearizable() {
         check_store(&store);
     });
     tally.check(["removed", "", "", "moved"]);
+}
+
+/// Two threads train a full store while a third has it pruned to less than it holds, and the store's own thread runs its
+/// rounds. A row that matters much keeps every update; when the readers are gone the store holds what was asked for.
+#[test]
+fn pruning_to_a_size_beside_trainers_keeps_what_matters() {
+    let tally = Tally::default();
+    let sums = tally.clone();
+    explore("pruning_to_a_size_beside_trainers_keeps_what_matters", move || {
+        let store = store(TIGHT, fiited(0.2), 2 * CHUNK);
+        admit(&store, &[0, 1, 2, 3, 4, 5, 8]);
+        train(&store, &[0, 1, 3, 4]);
+        (0..32).for_each(|_| train_half_each(&store));
+        let asked = store.stats().held - SUPERBLOCK;
+        let trainers = [[0, 3], [9, 10]].map(|others| {
+            spawn(&store, move |store| {
+                train_half_each(store);
+                train(store, &others);
+                // Asks the store's own thread for a round.
+                store.step().unwrap();
+                train_half_each(store);
+            })
+        });
+        let pruner = spawn(&store, move |store| {
+            let report = store.prune_to(asked).unwrap();
+            report.shrunk + report.evicted
+        });
+        trainers.into_iter().for_each(|trainer| trainer.join().unwrap());
+        let taken = pruner.join().unwrap();
+        check_invariants(&store);
+        let expected = [(2, [36, 0]), (5, [36, 0]), (8, [0, 36])];
+        for ((key, expected), row) in expected.into_iter().zip(gather(&store, &[2, 5, 8])) {
+            let updates = check_row(key, &row, 36);
+            assert!(
+                (0..2).all(|chunk| expected[chunk] == 0 || updates[chunk] == 36),
+                "key {key} lost updates: {row:?}"
+            );
+        }
+        store.prune_to(asked).unwrap();
+        let stats = store.stats();
+        assert!(stats.held <= asked, "{asked} bytes asked for: {stats:?}");
+        check_invariants(&store);
+        let events = stats.events;
+        sums.add([events.evicted, events.shrunk, events.admitted - 7, taken]);
+    });
+    tally.check(["evicted", "shrunk", "admitted", "taken by pruning to a size"]);
 }

@@ -15,168 +15,14 @@
 //! to be the superblock's owner may still be about to swap its words, and it does so under the pin under which it looked.
 //! `available` is only a hint: a late `offer` can leave a bit for a superblock that has moved on, so the owner is asked.
 
-use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::region::{FIRST_SUPERBLOCK, Region};
+use crate::region::FIRST_SUPERBLOCK;
+use crate::superblocks::{AllocError, EVACUATING, RETIRED, Superblocks, zeroed_bits};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::watch;
 use crossbeam_epoch::Guard;
-use std::io;
 use std::sync::Arc;
-
-/// Marks, in a superblock's owner word, that it is being emptied: freed slots are not lent again.
-const EVACUATING: u32 = 1 << 31;
-/// Marks a superblock whose slots were all taken to give it back: it is no slab's any more.
-const RETIRED: u32 = 1 << 30;
-
-/// Why no chunk could be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AllocError {
-    OverBudget(OverBudget),
-    /// All indices of this slab, or all superblocks of the region, are taken.
-    IndexSpace,
-}
-
-/// All superblocks of a store, whichever slab has them now.
-pub(crate) struct Superblocks {
-    region: Region,
-    budget: Arc<Budget>,
-    /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`] and [`RETIRED`] above.
-    owner: Box<[AtomicU32]>,
-    vacant: Box<[AtomicU64]>,
-    /// As good as vacant, but the system did not take the memory back, so its bytes are still held: had first.
-    kept: Box<[AtomicU64]>,
-    committed: AtomicU64,
-}
-
-/// Clears the lowest set bit below `limit` and returns its number.
-fn take_lowest(words: &[AtomicU64], limit: u32) -> Option<u32> {
-    for (position, word) in words.iter().enumerate() {
-        let mut bits = word.load(Ordering::Relaxed);
-        while bits != 0 {
-            let index = position as u32 * 64 + bits.trailing_zeros();
-            if index >= limit {
-                return None;
-            }
-            let bit = 1 << (index % 64);
-            // Acquire: pairs with the Release in `give_back`, so the decommit is over before we write here.
-            if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
-                return Some(index);
-            }
-            bits = word.load(Ordering::Relaxed);
-        }
-    }
-    None
-}
-
-fn zeroed_bits(bits: u32) -> Box<[AtomicU64]> {
-    (0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()
-}
-
-impl Superblocks {
-    pub(crate) fn new(superblocks: u32, superblock_bytes: usize, budget: Arc<Budget>) -> io::Result<Superblocks> {
-        let region = Region::reserve(superblocks + FIRST_SUPERBLOCK, superblock_bytes)?;
-        let vacant = zeroed_bits(region.superblocks());
-        for index in FIRST_SUPERBLOCK..region.superblocks() {
-            vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
-        }
-        let kept = zeroed_bits(region.superblocks());
-        let owner = (0..region.superblocks()).map(|_| AtomicU32::new(0)).collect();
-        Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
-    }
-
-    /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
-    pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
-        u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (2 + slabs as u64)
-    }
-
-    /// Bytes of address space.
-    pub(crate) fn reserved_bytes(&self) -> u64 {
-        u64::from(self.region.superblocks()) * self.region.superblock_bytes()
-    }
-
-    /// Bytes of one superblock.
-    pub(crate) fn bytes_each(&self) -> u64 {
-        self.region.superblock_bytes()
-    }
-
-    pub(crate) fn committed_bytes(&self) -> u64 {
-        self.committed.load(Ordering::Relaxed) * self.region.superblock_bytes()
-    }
-
-    /// Bytes of superblocks that nobody has and the system did not take back.
-    pub(crate) fn kept_bytes(&self) -> u64 {
-        let kept: u64 = self.kept.iter().map(|bits| u64::from(bits.load(Ordering::Relaxed).count_ones())).sum();
-        kept * self.region.superblock_bytes()
-    }
-
-    /// Bytes of the committed superblocks that are in memory now, and of those that the system did not take back. One that
-    /// waits for its grace period is not among them.
-    #[cfg(not(loom))]
-    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
-        let mut bytes = 0;
-        for (index, owner) in self.owner.iter().enumerate() {
-            let kept = self.kept[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
-            let owner = owner.load(Ordering::Relaxed);
-            if kept || owner != 0 && owner & RETIRED == 0 {
-                bytes += self.region.resident_bytes(index as u32)?;
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// Takes the lowest vacant superblock below `limit` and reserves its bytes.
-    fn acquire(&self, slab: u32, limit: u32) -> Result<u32, AllocError> {
-        let index = match take_lowest(&self.kept, limit) {
-            Some(index) => index,
-            None => self.acquire_vacant(limit)?,
-        };
-        reach(Point::SuperblockTaken);
-        // Before the owner is set: from then on a late `offer` may lead a thread to its bits.
-        watch::acquired(self.region.superblock(index));
-        self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
-        Ok(index)
-    }
-
-    fn acquire_vacant(&self, limit: u32) -> Result<u32, AllocError> {
-        self.budget.reserve(self.region.superblock_bytes()).map_err(AllocError::OverBudget)?;
-        reach(Point::SuperblockReserved);
-        let Some(index) = take_lowest(&self.vacant, limit) else {
-            self.budget.release(self.region.superblock_bytes());
-            return Err(AllocError::IndexSpace);
-        };
-        self.committed.fetch_add(1, Ordering::Relaxed);
-        Ok(index)
-    }
-
-    /// Returns a superblock nobody can refer to any more. Its bytes leave the budget only if the system took them.
-    fn give_back(&self, index: u32) {
-        self.owner[index as usize].store(0, Ordering::Relaxed);
-        watch::given_back(self.region.superblock(index));
-        if self.region.decommit(index).is_err() {
-            // The memory stays resident (locked pages do), so it stays counted. It has to read as zero all the same:
-            // where this slab has a record the next one may have free bits, and a late `offer` may lead a thread to them
-            // before `commit` has stored them.
-            watch::acquired(self.region.superblock(index));
-            for word in self.region.superblock(index) {
-                word.store(0, Ordering::Relaxed);
-            }
-            watch::given_back(self.region.superblock(index));
-            self.committed.fetch_add(1, Ordering::Relaxed);
-            self.budget.keep_retired(self.region.superblock_bytes());
-            // Release: pairs with the Acquire in `take_lowest`.
-            self.kept[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
-            return;
-        }
-        reach(Point::Decommitted);
-        // Release: pairs with the Acquire in `take_lowest`.
-        self.vacant[index as usize / 64].fetch_or(1 << (index % 64), Ordering::Release);
-        reach(Point::SuperblockVacant);
-        // Last, so that whoever gets the bytes finds a superblock for them.
-        self.budget.release_retired(self.region.superblock_bytes());
-    }
-}
 
 /// Free slots of one word of bits that one thread holds. Give the rest back with [`Slab::flush`].
 #[derive(Debug, Default)]
@@ -206,7 +52,7 @@ pub(crate) struct Slab {
 
 impl Slab {
     pub(crate) fn new(number: u32, record_words: usize, superblocks: Arc<Superblocks>) -> Slab {
-        let words = superblocks.region.superblock_bytes() as u32 / 4;
+        let words = superblocks.bytes_each() as u32 / 4;
         let stride = watch::padded(record_words);
         let first_record = |slots: u32| watch::padded(slots.div_ceil(32) as usize);
         // slots * (32 * stride + 1) / 32 words at most, the header rounded up to whole words.
@@ -224,8 +70,8 @@ impl Slab {
             slot_bits,
             header_words: slots.div_ceil(32) as usize,
             first_record: first_record(slots),
-            limit: superblocks.region.superblocks().min(1 << (ChunkIndex::BITS - slot_bits)),
-            available: zeroed_bits(superblocks.region.superblocks()),
+            limit: superblocks.end().min(1 << (ChunkIndex::BITS - slot_bits)),
+            available: zeroed_bits(superblocks.end()),
             superblocks,
         }
     }
@@ -258,11 +104,11 @@ impl Slab {
     #[inline]
     pub(crate) fn record(&self, index: ChunkIndex) -> &[AtomicU32] {
         let offset = self.first_record + self.slot_of(index) as usize * self.stride;
-        self.superblocks.region.record(self.superblock_of(index), offset, self.record_words)
+        self.superblocks.record(self.superblock_of(index), offset, self.record_words)
     }
 
     fn free_bits(&self, superblock: u32) -> &[AtomicU32] {
-        self.superblocks.region.record(superblock, 0, self.header_words)
+        self.superblocks.record(superblock, 0, self.header_words)
     }
 
     /// The bits of word `word` that stand for slots.
@@ -330,13 +176,13 @@ impl Slab {
     /// Whether the superblock is ours and not retired. Relaxed: the epoch orders it. Whoever pins after a superblock was
     /// retired sees the mark, and whoever pinned before delays its reuse.
     fn owns(&self, superblock: u32) -> bool {
-        self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) & !EVACUATING == self.number + 1
+        self.superblocks.owner(superblock) & !EVACUATING == self.number + 1
     }
 
     /// Whether slots of the superblock may be taken: ours, not retired, not being emptied. Asked again after `withdraw`:
     /// a `stop_evacuating` whose `offer` came before is seen then.
     fn lends(&self, superblock: u32) -> bool {
-        self.superblocks.owner[superblock as usize].load(Ordering::Relaxed) == self.number + 1
+        self.superblocks.owner(superblock) == self.number + 1
     }
 
     fn take_word(&self, superblock: u32, magazine: &mut Magazine) -> bool {
@@ -372,7 +218,7 @@ impl Slab {
     fn commit(&self, magazine: &mut Magazine) -> Result<(), AllocError> {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
         reach(Point::SuperblockAcquired);
-        watch::freed(&self.superblocks.region.superblock(superblock)[self.header_words..]);
+        watch::freed(&self.superblocks.words(superblock)[self.header_words..]);
         for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
             // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
             // to `offer`, because a late one of an earlier time may have drawn another thread here already.
@@ -424,7 +270,7 @@ impl Slab {
 
     /// Our superblocks, each with its number of free slots.
     pub(crate) fn occupancy(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let ours = (FIRST_SUPERBLOCK..self.superblocks.region.superblocks()).filter(|&index| self.owns(index));
+        let ours = (FIRST_SUPERBLOCK..self.superblocks.end()).filter(|&index| self.owns(index));
         ours.map(|index| (index, self.free_in(index)))
     }
 
@@ -440,20 +286,19 @@ impl Slab {
 
     /// Starts emptying a superblock: no new chunk is taken from it until [`stop_evacuating`](Self::stop_evacuating).
     pub(crate) fn start_evacuating(&self, superblock: u32) {
-        self.superblocks.owner[superblock as usize].fetch_or(EVACUATING, Ordering::Relaxed);
+        self.superblocks.mark(superblock, EVACUATING);
         self.withdraw(superblock);
     }
 
     /// Takes the superblock back into use.
     pub(crate) fn stop_evacuating(&self, superblock: u32) {
-        self.superblocks.owner[superblock as usize].fetch_and(!EVACUATING, Ordering::Relaxed);
+        self.superblocks.unmark(superblock, EVACUATING);
         self.offer(superblock);
     }
 
     /// Whether the superblock of `index` is being emptied.
     pub(crate) fn is_evacuating(&self, index: ChunkIndex) -> bool {
-        let owner = &self.superblocks.owner[self.superblock_of(index) as usize];
-        owner.load(Ordering::Relaxed) & EVACUATING != 0
+        self.superblocks.owner(self.superblock_of(index)) & EVACUATING != 0
     }
 
     /// Retires an empty superblock: takes every slot of it, and after a grace period gives its memory back.
@@ -478,23 +323,9 @@ impl Slab {
             return false;
         }
         // Relaxed: see `owns`.
-        self.superblocks.owner[superblock as usize].fetch_or(RETIRED, Ordering::Relaxed);
+        self.superblocks.mark(superblock, RETIRED);
         self.withdraw(superblock);
-        self.superblocks.committed.fetch_sub(1, Ordering::Relaxed);
-        self.superblocks.budget.retire(self.superblocks.region.superblock_bytes());
-        reach(Point::SuperblockRetired);
-        // Weak, so that a store's memory goes with the store, not with the last thread that used it.
-        let superblocks = Arc::downgrade(&self.superblocks);
-        // SAFETY: the closure owns what it uses, and may run on any thread: `Superblocks` is Send + Sync.
-        unsafe {
-            guard.defer_unchecked(move || {
-                if let Some(superblocks) = superblocks.upgrade() {
-                    superblocks.give_back(superblock);
-                }
-            });
-        }
-        // To where any thread can run it, so that a round that collects has these bytes back when it ends.
-        guard.flush();
+        self.superblocks.retire(superblock, guard);
         true
     }
 }
@@ -502,6 +333,7 @@ impl Slab {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
     use crossbeam_epoch::Collector;
     use std::collections::HashSet;
 

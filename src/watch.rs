@@ -97,7 +97,8 @@ mod asan {
 mod tests {
     use crate::budget::Budget;
     use crate::id::ChunkIndex;
-    use crate::slab::{Magazine, Slab, Superblocks};
+    use crate::slab::{Magazine, Slab};
+    use crate::superblocks::Superblocks;
     use crate::sync::Ordering;
     use crossbeam_epoch::{Collector, LocalHandle};
     use std::process::Command;

@@ -208,6 +208,76 @@ fn a_place_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_file_that_is_there_is_overwritten_on_demand_only() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("stream.txt");
+    fs::write(&path, "mine").unwrap();
+    let generate = ["generate", "--rows", "3", "--out", text(&path)];
+    let error = input_error(&mut dimslab(generate));
+    for part in [text(&path), "there already", "--force"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    dimslab(generate).arg("--force").assert().success();
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+    fs::remove_file(&path).unwrap();
+    dimslab(generate).assert().success();
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+    dimslab(["generate", "--rows", "3", "--out", "/dev/null"]).assert().success();
+}
+
+#[test]
+fn nothing_is_made_for_a_run_whose_input_does_not_open() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("runs/first");
+    input_error(&mut train_on(Path::new("/no/such/log.txt"), &["--out", text(&out)]));
+    let (_data, csv) = csv_file("click,user\n1,a\n");
+    let columns = ["--format", "csv", "--columns", "label=clicked,cat=*", "--out", text(&out)];
+    input_error(&mut train_on(&csv, &columns));
+    // Nor where the store cannot be made.
+    input_error(&mut train(&["--rows", "1000", "--policy", "fiited", "--budget", "1kB", "--out", text(&out)]));
+    assert!(!dir.path().join("runs").exists());
+    train(&["--rows", "1000", "--policy", "none", "--out", text(&out)]).assert().success();
+    assert!(out.join("report.json").exists());
+}
+
+#[test]
+fn an_unclosed_quote_is_placed() {
+    let (_dir, path) = csv_file("click,user,item\n1,a,b\n0,c,\"d\n1,e,f\n0,g,h\n");
+    let columns = ["--format", "csv", "--columns", "label=click,cat=*"];
+    let error = input_error(&mut train_on(&path, &columns));
+    assert!(error.contains("log.csv:3:") && error.contains("quote"), "{error}");
+}
+
+#[test]
+fn settings_of_a_policy_need_that_policy() {
+    let none = ["--rows", "1000", "--policy", "none"];
+    for (flag, value) in [
+        ("--decay", "5x"),
+        ("--period", "500"),
+        ("--warmup", "100"),
+        ("--hysteresis", "0.2"),
+        ("--headroom", "0.04"),
+        ("--sketch", "0.03125"),
+        ("--round-share", "0.1"),
+    ] {
+        let error = input_error(train(&none).args([flag, value]));
+        assert!(error.contains(flag) && error.contains("--policy fiited"), "{error}");
+    }
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("run.toml");
+    fs::write(&path, "policy = \"none\"\nround-share = 0.5\n").unwrap();
+    let error = input_error(&mut train(&["--config", text(&path)]));
+    assert!(error.contains("round-share"), "{error}");
+    // A flag beats the file, with all that belongs to it.
+    fs::write(&path, "policy = \"fiited\"\nround-share = 0.5\n").unwrap();
+    let args = ["--config", text(&path), "--print-config"];
+    train(&args).assert().success();
+    let (printed, _) = output(train(&args).args(["--policy", "none"]));
+    assert!(printed.contains("policy = \"none\"") && !printed.contains("round-share"), "{printed}");
+}
+
+#[test]
 fn inspect_tells_what_is_no_run() {
     let dir = tempdir().unwrap();
     let error = input_error(&mut dimslab(["inspect", text(dir.path())]));

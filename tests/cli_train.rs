@@ -47,6 +47,24 @@ fn without_arguments_full_size_is_compared_with_budgeted() {
     }
 }
 
+// Catches: a phase that is not timed or timed twice, and the flag's text going missing.
+#[test]
+fn a_profile_accounts_for_the_time_of_every_thread() {
+    let args = ["--policy", "fiited", "--budget", "1MiB", "--rows", "6000", "--threads", "2", "--profile"];
+    let (stdout, stderr) = output(dimslab(["train", "--bottom", "16", "--top", "16", "--dim", "8"]).args(args));
+    for part in ["roofline", "GFLOP/s", "top MLP backward", "embedding backward + optimizer", "waiting and the rest"] {
+        assert!(stdout.contains(part), "{part} is not in\n{stdout}{stderr}");
+    }
+    let shares: Vec<f64> = stdout
+        .lines()
+        .filter(|line| line.contains(" %") && line.contains('│'))
+        .map(|line| line.split(" %").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(shares.len(), 16, "{stdout}");
+    let sum: f64 = shares.iter().sum();
+    assert!((sum - 100.0).abs() < 1.5, "the shares add up to {sum}\n{stdout}");
+}
+
 #[test]
 fn a_report_has_every_documented_field() {
     let dir = tempdir().unwrap();

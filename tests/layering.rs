@@ -21,10 +21,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("importance", &[]),
     ("optim", &["config", "simd"]),
     ("scratch", &["simd"]),
-    ("slab", &["budget", "failpoint", "id", "region", "sync", "watch"]),
+    ("superblocks", &["budget", "failpoint", "region", "sync", "watch"]),
+    ("slab", &["failpoint", "id", "region", "superblocks", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
     ("chain", &["config", "directory", "failpoint", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
-    ("reclaim", &["failpoint", "id", "slab", "sync"]),
+    ("reclaim", &["failpoint", "id", "slab", "superblocks", "sync"]),
     (
         "store",
         &[
@@ -46,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "simd",
             "sketch",
             "slab",
+            "superblocks",
             "sync",
             // Its tests: how large records are where they are padded.
             "watch",

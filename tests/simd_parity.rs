@@ -2,7 +2,7 @@
 //! of 4 bytes, against its scalar twin: bit for bit.
 #![cfg(not(loom))]
 
-use dimslab::simd::{AdamStep, Kernels, pairs, rowwise_rate, scalar};
+use dimslab::simd::{AdamStep, Finish, Kernels, LANES, LayerShape, PANEL, pairs, rowwise_rate, scalar};
 use proptest::prelude::*;
 
 /// Room for the longest slice behind the largest offset.
@@ -120,52 +120,158 @@ proptest! {
     }
 
     #[test]
-    fn layer_kernels_match_their_twins(x in prop::collection::vec(value(), 4 * 67 + 3), bias in values()) {
+    fn layer_kernels_match_their_twins(x in prop::collection::vec(value(), 5 * 80), w in values(), dy in values()) {
         for (name, k) in Kernels::every_level() {
-            for width in 0..=67 {
-                for offset in 0..4 {
-                    let rows = if width == 0 { 0 } else { 1 + width % 4 };
-                    let r = offset..offset + width * rows;
-                    if r.end > x.len() {
-                        continue;
-                    }
-                    let bias = &bias[..width];
-                    same((name, &r), [&x], |[x]| k.bias_relu(x, bias), |[x]| scalar::bias_relu(x, bias));
-                    let mut y = x[r.clone()].to_vec();
-                    scalar::bias_relu(&mut y, bias);
-                    let mut dbias = vec![f32::NAN; width];
-                    let mut twin = dbias.clone();
-                    same(
-                        (name, &r),
-                        [&x],
-                        |[dy]| k.relu_bias_backward(dy, &y, &mut dbias.clone()),
-                        |[dy]| scalar::relu_bias_backward(dy, &y, &mut twin.clone()),
-                    );
-                    k.relu_bias_backward(&mut x[r.clone()].to_vec(), &y, &mut dbias);
-                    scalar::relu_bias_backward(&mut x[r.clone()].to_vec(), &y, &mut twin);
-                    assert_eq!(bits(&dbias), bits(&twin), "bias gradient, {name}, {width} x {rows}");
+            for width in 1..=67usize {
+                for rows in 0..=5 {
+                    let (padded, relu) = (width.next_multiple_of(PANEL), width % 2 == 0);
+                    let x = panels(&x, rows, width);
+                    let mut w = w[..width].to_vec();
+                    w.resize(padded, 0.0);
+                    let (dy, place) = (&dy[..rows], (name, &(0..rows)));
+                    same(place, [&[f32::NAN; ROOM]], |[out]| k.head(out, &x, &w), |[out]| scalar::head(out, &x, &w));
+                    let place = (name, &(0..width));
+                    same(place, [&[f32::NAN; ROOM]], |[s]| k.column_sums(s, &x, rows), |[s]| scalar::column_sums(s, &x, rows));
+                    let all = 0..rows * padded;
+                    let nan = vec![f32::NAN; all.len()];
+                    let run = |kernel: &dyn Fn(&mut [f32], &mut [f32])| {
+                        let (mut dx, mut dw) = (nan.clone(), vec![f32::NAN; width]);
+                        kernel(&mut dx, &mut dw);
+                        (bits(&dx), bits(&dw))
+                    };
+                    let got = run(&|dx, dw| k.head_backward(dx, dw, dy, &x, &w, relu));
+                    let twin = run(&|dx, dw| scalar::head_backward(dx, dw, dy, &x, &w, relu));
+                    assert_eq!(got, twin, "head_backward, {name}, {rows} x {width}");
+                    same((name, &all), [&x], |[d]| k.where_open(d, &x), |[d]| scalar::where_open(d, &x));
                 }
             }
         }
     }
 
     #[test]
-    fn pair_kernels_match_their_twins(z in prop::collection::vec(value(), 9 * 67), dout in prop::collection::vec(value(), 36)) {
+    fn pair_kernels_match_their_twins(
+        z in prop::collection::vec(value(), 9 * 19 * LANES),
+        dout in prop::collection::vec(value(), 36 * LANES),
+    ) {
         for (name, k) in Kernels::every_level() {
-            for dim in 1..=67 {
-                for n in [0, 1, 2, 4, 5, 9] {
-                    let (z, dout) = (&z[..n * dim], &dout[..pairs(n)]);
-                    let mut out = vec![f32::NAN; pairs(n)];
+            for dim in 1..=19 {
+                for n in [0, 1, 2, 4, 5, 7, 9] {
+                    let (z, dout) = (&z[..n * dim * LANES], &dout[..pairs(n) * LANES]);
+                    let mut out = vec![f32::NAN; pairs(n) * LANES];
                     let mut twin = out.clone();
                     k.pair_dots(z, dim, &mut out);
                     scalar::pair_dots(z, dim, &mut twin);
                     assert_eq!(bits(&out), bits(&twin), "pair_dots, {name}, {n} x {dim}");
-                    let mut dz = vec![f32::NAN; n * dim];
+                    let mut dz = vec![f32::NAN; n * dim * LANES];
                     let mut twin = dz.clone();
                     k.pair_dots_backward(z, dim, dout, &mut dz);
                     scalar::pair_dots_backward(z, dim, dout, &mut twin);
                     assert_eq!(bits(&dz), bits(&twin), "pair_dots_backward, {name}, {n} x {dim}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_rows_turned_and_turn_back(rows in prop::collection::vec(value(), LANES * 70)) {
+        for (name, k) in Kernels::every_level() {
+            for width in [1, 3, 15, 16, 17, 32, 67] {
+                for (stride, count) in [(width, LANES), (width, 5), (70, LANES), (70, 1), (width, 0)] {
+                    let mut columns = vec![f32::NAN; width * LANES];
+                    k.to_columns(&mut columns, &rows, stride, count);
+                    for (at, value) in columns.iter().enumerate() {
+                        let (c, lane) = (at / LANES, at % LANES);
+                        let expected = if lane < count { rows[lane * stride + c] } else { 0.0 };
+                        assert_eq!(value.to_bits(), expected.to_bits(), "{name}, column {c}, lane {lane} of {count}");
+                    }
+                    let mut back = vec![7.0; rows.len()];
+                    k.from_columns(&mut back, &columns, stride, count);
+                    for (at, value) in back.iter().enumerate() {
+                        let inside = at / stride < count && at % stride < width;
+                        let expected = if inside { rows[at] } else { 7.0 };
+                        assert_eq!(value.to_bits(), expected.to_bits(), "{name}, value {at} of {count} x {width}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `rows` rows of `width` values in panels, padding zero.
+fn panels(values: &[f32], rows: usize, width: usize) -> Vec<f32> {
+    let mut panels = vec![0.0; rows * width.next_multiple_of(PANEL)];
+    for r in 0..rows {
+        for c in 0..width {
+            panels[(c / PANEL * rows + r) * PANEL + c % PANEL] = values[r * width + c];
+        }
+    }
+    panels
+}
+
+fn wave(len: usize, step: f32) -> Vec<f32> {
+    (0..len).map(|i| (i as f32 * step).sin()).collect()
+}
+
+/// One layer's three products, in panels and row-major: `y`, `dx`, `dw`.
+fn products(k: Kernels, rows: usize, inputs: usize, outputs: usize) -> [Vec<f32>; 3] {
+    let (x, w, dy) = (wave(rows * inputs, 0.7), wave(inputs * outputs, 0.3), wave(rows * outputs, 0.9));
+    let (inner, outer) = (inputs.next_multiple_of(PANEL), outputs.next_multiple_of(PANEL));
+    let (x, dy) = (panels(&x, rows, inputs), panels(&dy, rows, outputs));
+    let (mut forward, mut backward, mut bias) = (vec![0.0; inner * outer], vec![0.0; inner * outer], vec![0.0; outer]);
+    for o in 0..outputs {
+        bias[o] = o as f32 * 0.01 - 0.1;
+        for i in 0..inputs {
+            forward[(o / PANEL * inner + i) * PANEL + o % PANEL] = w[o * inputs + i];
+            backward[(i / PANEL * outer + o) * PANEL + i % PANEL] = w[o * inputs + i];
+        }
+    }
+    let (mut y, mut dx) = (vec![f32::NAN; rows * outer], vec![f32::NAN; rows * inner]);
+    let mut dw = vec![f32::NAN; inputs * outputs];
+    k.product(&mut y, &x, &forward, rows, Finish::BiasRelu(&bias));
+    k.product(&mut dx, &dy, &backward, rows, Finish::WhereOpen(&x));
+    k.weight_gradient(&mut dw, &dy, &x, LayerShape { rows, inputs, outputs });
+    [y, dx, dw]
+}
+
+#[test]
+fn products_follow_their_definitions_at_every_level() {
+    let shapes =
+        [(1, 1, 1), (1, 7, 3), (5, 1, 4), (9, 13, 17), (33, 17, 40), (64, 67, 33), (100, 16, 32), (300, 48, 96)];
+    for (rows, inputs, outputs) in shapes {
+        let (x, w, dy) = (wave(rows * inputs, 0.7), wave(inputs * outputs, 0.3), wave(rows * outputs, 0.9));
+        let y = |r: usize, o: usize| -> f64 {
+            let sum: f64 = (0..inputs).map(|i| f64::from(x[r * inputs + i]) * f64::from(w[o * inputs + i])).sum();
+            (sum + f64::from(o as f32 * 0.01 - 0.1)).max(0.0)
+        };
+        let dx = |r: usize, i: usize| -> f64 {
+            let open = f64::from(u8::from(x[r * inputs + i] != 0.0));
+            open * (0..outputs).map(|o| f64::from(dy[r * outputs + o]) * f64::from(w[o * inputs + i])).sum::<f64>()
+        };
+        let dw = |o: usize, i: usize| -> f64 {
+            (0..rows).map(|r| f64::from(dy[r * outputs + o]) * f64::from(x[r * inputs + i])).sum()
+        };
+        let mut fused: Option<[Vec<u32>; 3]> = None;
+        for (name, k) in Kernels::every_level() {
+            let got = products(k, rows, inputs, outputs);
+            let close = |got: f32, expected: f64, what: &str| {
+                assert!((f64::from(got) - expected).abs() < 2e-4, "{what}, {name}: {got} is not {expected}");
+            };
+            for r in 0..rows {
+                for c in 0..outputs.next_multiple_of(PANEL) {
+                    let got = got[0][(c / PANEL * rows + r) * PANEL + c % PANEL];
+                    close(got, if c < outputs { y(r, c) } else { 0.0 }, "forward");
+                }
+                for c in 0..inputs.next_multiple_of(PANEL) {
+                    let got = got[1][(c / PANEL * rows + r) * PANEL + c % PANEL];
+                    close(got, if c < inputs { dx(r, c) } else { 0.0 }, "input gradient");
+                }
+            }
+            for (at, got) in got[2].iter().enumerate() {
+                close(*got, dw(at / inputs, at % inputs), "weight gradient");
+            }
+            if ["avx2", "avx512"].contains(&name) {
+                let bits = got.each_ref().map(|values| bits(values));
+                assert_eq!(*fused.get_or_insert_with(|| bits.clone()), bits, "{name}, {rows} x {inputs} x {outputs}");
             }
         }
     }
@@ -189,9 +295,10 @@ fn one_bad_value_anywhere_is_seen() {
 #[test]
 fn a_value_that_is_not_a_number_passes_through_relu() {
     for (name, k) in Kernels::every_level() {
-        let mut x = [f32::NAN; 21];
-        k.bias_relu(&mut x, &[0.5; 21]);
-        assert!(x.iter().all(|x| x.is_nan()), "{name}");
+        let mut y = [0.0; PANEL];
+        let (x, w) = ([f32::NAN; PANEL], [1.0; PANEL * PANEL]);
+        k.product(&mut y, &x, &w, 1, Finish::BiasRelu(&[0.5; PANEL]));
+        assert!(y.iter().all(|y| y.is_nan()), "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the second thread does while the first one gathers.
 
 use super::keys::{Random, mix};
-use dimslab::{Store, StoreConfig, StoreError, TableConfig, TableId};
+use dimslab::{PruneReport, Store, StoreConfig, StoreError, TableConfig, TableId};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,12 @@ const BATCH: usize = 2048;
 /// Of every five rows one matters little and is what pruning takes; a fifth of all, others each time, goes before
 /// compaction. The gathers read what is there, so that there is always as much to read.
 const EVERY: u64 = 5;
+/// What matters little matters so little that it never adds up to a steady row's importance, however often it comes back.
+const STEADY_GRADIENT: f32 = 1.0;
+const WANDERING_GRADIENT: f32 = 1e-4;
+/// Part of the bytes held, in percent, that pruning leaves: a tenth, and the error of a sample, is well below a fifth of the
+/// rows, so nothing that is read goes.
+const PART_TO_STAY: u64 = 90;
 
 /// Rounds to wait for one that moves something.
 const ROUNDS_MAX: usize = 1000;
@@ -28,12 +34,22 @@ pub(crate) struct Beside {
     pub(crate) doing: AtomicU8,
     /// Says which rows are away for compaction; none at 0.
     pub(crate) away: AtomicU64,
+    /// Gathers that ended.
+    pub(crate) gathers: AtomicU64,
     pub(crate) stop: AtomicBool,
 }
 
 impl Beside {
     fn now(&self, doing: u8) {
         self.doing.store(doing, Ordering::Relaxed);
+    }
+
+    /// Times one round.
+    fn round(&self, round: impl FnOnce() -> Result<PruneReport, StoreError>) -> Result<Round, StoreError> {
+        let (begun, before) = (Instant::now(), self.gathers.load(Ordering::Relaxed));
+        let report = round()?;
+        let gathers = self.gathers.load(Ordering::Relaxed) - before;
+        Ok(Round { time: begun.elapsed(), moved: report.moved, taken: report.shrunk + report.evicted, gathers })
     }
 
     fn go_on(&self) -> bool {
@@ -50,6 +66,15 @@ pub(crate) fn rest(beside: &Beside) {
     beside.now(RESTING);
 }
 
+/// Keeps a processor busy, and little else, until told to stop.
+pub(crate) fn spin(beside: &Beside) {
+    beside.now(AT_IT);
+    while beside.go_on() {
+        std::hint::spin_loop();
+    }
+    beside.now(RESTING);
+}
+
 /// A store and its rows: `steady` ones, and a fourth as many beside them that matter little, come and go.
 pub(crate) struct Rows {
     pub(crate) store: Store,
@@ -60,12 +85,14 @@ pub(crate) struct Rows {
 }
 
 /// One round: how long it took, and the chunks that it moved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Round {
     pub(crate) time: Duration,
     pub(crate) moved: u64,
     /// Chunks and rows that it took.
     pub(crate) taken: u64,
+    /// Gathers that ended meanwhile.
+    pub(crate) gathers: u64,
 }
 
 impl Rows {
@@ -112,7 +139,7 @@ impl Rows {
             keys.clear();
             for (number, grads) in numbers.by_ref().take(BATCH).zip(grads.chunks_exact_mut(self.dim)) {
                 let wanders = number.is_some_and(|number| number % EVERY == EVERY - 1);
-                grads.fill(if wanders { 0.01 } else { 1.0 });
+                grads.fill(if wanders { WANDERING_GRADIENT } else { STEADY_GRADIENT });
                 let steady = |random: &mut Random| self.steady_key(random.next(), 0).unwrap_or_default();
                 keys.push(number.map_or_else(|| steady(&mut random), mix));
             }
@@ -133,10 +160,7 @@ impl Rows {
         let mut rounds = Vec::new();
         while beside.go_on() {
             beside.now(AT_IT);
-            let begun = Instant::now();
-            let report = self.store.prune_to(self.held / 100 * 90)?;
-            let taken = report.shrunk + report.evicted;
-            rounds.push(Round { time: begun.elapsed(), moved: report.moved, taken });
+            rounds.push(beside.round(|| self.store.prune_to(self.held / 100 * PART_TO_STAY))?);
             beside.now(BETWEEN);
             self.bring_back((EVERY - 1..self.all()).step_by(EVERY as usize))?;
         }
@@ -160,11 +184,9 @@ impl Rows {
             beside.now(AT_IT);
             // What went last may still wait for its readers; then the first rounds are short and move nothing.
             for _ in 0..ROUNDS_MAX {
-                let begun = Instant::now();
-                let report = self.store.prune()?;
-                let (taken, moved) = (report.shrunk + report.evicted, report.moved);
-                if moved > 0 {
-                    rounds.push(Round { time: begun.elapsed(), moved, taken });
+                let round = beside.round(|| self.store.prune())?;
+                if round.moved > 0 {
+                    rounds.push(round);
                     break;
                 }
             }
@@ -205,14 +227,14 @@ impl Traffic {
         Traffic { memory, lines: 3 * stats.chunks, copies: round.moved, record_lines, time: round.time }
     }
 
-    /// Passes until told to stop. Returns the time of each.
-    pub(crate) fn run(&mut self, beside: &Beside) -> Vec<Duration> {
+    /// Passes until told to stop.
+    pub(crate) fn run(&mut self, beside: &Beside) -> Vec<Round> {
         let (mut random, mut passes, mut sum) = (Random(7), Vec::new(), 0u64);
         let places = self.memory.len() as u64;
         let slices = self.lines.div_ceil(SLICE).max(1);
         beside.now(AT_IT);
         while beside.go_on() {
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), beside.gathers.load(Ordering::Relaxed));
             for slice in 0..slices {
                 for _ in 0..SLICE {
                     sum = sum.wrapping_add(self.memory[random.below(places) as usize][0]);
@@ -227,7 +249,8 @@ impl Traffic {
                     std::hint::spin_loop();
                 }
             }
-            passes.push(begun.elapsed());
+            let gathers = beside.gathers.load(Ordering::Relaxed) - before;
+            passes.push(Round { time: begun.elapsed(), taken: 0, moved: self.copies, gathers });
         }
         beside.now(RESTING);
         std::hint::black_box(sum);

@@ -117,7 +117,8 @@ impl Training {
     /// `STEPS` steps. Without `Store::step` no round ever comes; what it does beside asking for one is a handful of
     /// instructions.
     fn block(&mut self, rounds: bool) -> Outcome<Cost> {
-        let (pruner, process, begun) = (pruner_seconds(SELF)?, process_seconds()?, Instant::now());
+        let (pruner, process, begun) =
+            (pruner_seconds(SELF)?, processor_seconds(libc::CLOCK_PROCESS_CPUTIME_ID)?, Instant::now());
         for _ in 0..STEPS {
             self.step()?;
             if rounds {
@@ -128,7 +129,11 @@ impl Training {
         if rounds {
             self.settle()?;
         }
-        Ok(Cost { wall, pruner: pruner_seconds(SELF)? - pruner, process: process_seconds()? - process })
+        Ok(Cost {
+            wall,
+            pruner: pruner_seconds(SELF)? - pruner,
+            process: processor_seconds(libc::CLOCK_PROCESS_CPUTIME_ID)? - process,
+        })
     }
 
     fn step(&mut self) -> Result<(), StoreError> {
@@ -223,11 +228,11 @@ fn all_seconds(process: &str) -> Outcome<f64> {
     Ok(ticks?.iter().sum::<f64>() / per_second as f64)
 }
 
-/// Processor seconds of this process.
-fn process_seconds() -> Outcome<f64> {
+/// Processor seconds by a clock of this process or thread.
+pub(crate) fn processor_seconds(clock: libc::clockid_t) -> Outcome<f64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is there to be written to.
-    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0 {
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
     Ok(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)

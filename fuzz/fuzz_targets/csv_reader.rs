@@ -59,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
             }
             Err(DataError::Truncated { .. } | DataError::Corrupt { .. }) => return,
             Err(DataError::HeaderMismatch { .. } | DataError::NoHeader { .. }) => break,
-            Err(DataError::RecordTooLong { .. }) => return,
+            Err(DataError::RecordTooLong { .. } | DataError::UnclosedQuote { .. }) => return,
             Err(other) => panic!("{other}"),
         }
         if rows > 1 << 16 {

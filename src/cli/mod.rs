@@ -5,6 +5,7 @@
 mod error;
 mod inspect;
 mod print;
+mod profile;
 mod progress;
 mod resolved;
 mod settings;
@@ -67,6 +68,9 @@ struct TrainArgs {
     /// Print a line for each window
     #[arg(long, short)]
     verbose: bool,
+    /// Print where the time went, and the machine's limits measured beside it
+    #[arg(long)]
+    profile: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +84,9 @@ struct GenerateArgs {
     /// File to write, compressed if it ends in .gz or .zst; - for standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Overwrite the file if it is there already
+    #[arg(long)]
+    force: bool,
 }
 
 /// How a command that did not fail ended.

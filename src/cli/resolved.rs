@@ -35,8 +35,9 @@ pub(crate) struct Resolved {
     /// `None` while a comparison has not set it for its runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<PolicyName>,
+    /// `None` under the policy `none`.
     #[serde(flatten)]
-    pub(crate) fiited: FiitedSettings,
+    pub(crate) fiited: Option<FiitedSettings>,
     pub(crate) optimizer: OptimizerName,
     pub(crate) lr: f64,
     pub(crate) fallback: FallbackName,
@@ -106,13 +107,29 @@ impl Settings {
         }
     }
 
+    /// Under the policy `none` a setting of the other would do nothing.
+    fn check_no_fiited(&self) -> Result<(), CliError> {
+        match self.given_fiited().into_iter().find(|&(_, given)| given) {
+            Some((name, _)) => {
+                Err(CliError::input(format!("--{name} does nothing under --policy none: it goes with --policy fiited")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Fills in the defaults and checks what flags and file said.
     ///
     /// # Errors
     /// A value out of its range, or settings that do not go together.
     pub(crate) fn resolve(self) -> Result<Resolved, CliError> {
         let comparison = self.is_comparison();
-        let fiited = self.fiited();
+        let fiited = match self.policy {
+            Some(PolicyName::None) => {
+                self.check_no_fiited()?;
+                None
+            }
+            Some(PolicyName::Fiited) | None => Some(self.fiited()),
+        };
         let data = self.data.unwrap_or_default();
         let embedded = data.is_empty();
         let rows = self.rows.or(embedded.then_some(defaults::EMBEDDED_ROWS));
@@ -282,6 +299,37 @@ mod tests {
     }
 
     #[test]
+    fn layers_read_the_same_from_a_flag_and_from_the_file() {
+        for (flag, keys) in
+            [("none", ["[]", "\"none\""]), ("64,32", ["[64, 32]", "\"64,32\""]), ("8", ["[8]", "\"8\""])]
+        {
+            let flags = Settings { top: Some(flag.parse().unwrap()), ..Settings::default() };
+            let wanted = flags.resolve().unwrap().to_toml().unwrap();
+            for key in keys {
+                let printed = from_toml(&format!("top = {key}")).resolve().unwrap().to_toml().unwrap();
+                assert_eq!(printed, wanted, "{key}");
+                assert_eq!(from_toml(&printed).resolve().unwrap().to_toml().unwrap(), wanted);
+            }
+        }
+        for wrong in ["\"\"", "\"64,\"", "\"0\"", "64", "[-1]", "[\"none\"]"] {
+            toml::from_str::<Settings>(&format!("top = {wrong}")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_policy_takes_its_own_settings_alone() {
+        let none = Settings { policy: Some(PolicyName::None), ..Settings::default() };
+        let file = from_toml("policy = \"fiited\"\nwarmup = 7\nbatch = 99");
+        let resolved = none.over(file.clone()).resolve().unwrap();
+        assert_eq!((resolved.batch, resolved.policy), (99, Some(PolicyName::None)));
+        assert!(!resolved.to_toml().unwrap().contains("warmup"));
+        let flags = Settings { headroom: Some(0.1), ..Settings::default() };
+        let error = flags.clone().over(from_toml("policy = \"none\"")).resolve().unwrap_err().to_string();
+        assert!(error.contains("--headroom") && error.contains("--policy fiited"), "{error}");
+        assert!(flags.over(file).resolve().unwrap().to_toml().unwrap().contains("warmup = 7"));
+    }
+
+    #[test]
     fn no_data_and_no_policy_is_a_comparison() {
         let resolved = Settings::default().resolve().unwrap();
         assert_eq!((resolved.budget, resolved.policy), (None, None));
@@ -294,6 +342,7 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         let cases = [
+            ("policy = \"none\"\nwarmup = 100", "--warmup"),
             ("batch = 0", "--batch"),
             ("threads = 0", "--threads"),
             ("window = 0", "--window"),

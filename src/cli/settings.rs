@@ -101,7 +101,7 @@ pub(crate) struct Settings {
     /// fiited: part of the budget for the sketch of rows not admitted [default: 0.03125]
     #[arg(long, value_name = "X")]
     pub(crate) sketch: Option<f32>,
-    /// fiited: most of a processor's time that pruning rounds beside training take [default: 0.1]
+    /// fiited: most of a processor's time that pruning rounds beside training take, 0.001 to 1 [default: 0.1]
     #[arg(long, value_name = "X")]
     pub(crate) round_share: Option<f32>,
     /// Update rule of the embeddings [default: adagrad]
@@ -168,6 +168,32 @@ pub(crate) fn read_config(path: &Path) -> Result<Settings, CliError> {
     })
 }
 
+/// The settings of the policy `fiited`, in one place for all that is done with them alone.
+macro_rules! of_fiited {
+    ($($field:ident $name:literal),+ $(,)?) => {
+        impl Settings {
+            /// Names of `fiited`'s settings, and whether each is given.
+            pub(crate) fn given_fiited(&self) -> [(&'static str, bool); [$($name),+].len()] {
+                [$(($name, self.$field.is_some())),+]
+            }
+
+            fn forget_fiited(&mut self) {
+                $(self.$field = None;)+
+            }
+        }
+    };
+}
+
+of_fiited!(
+    decay "decay",
+    period "period",
+    warmup "warmup",
+    hysteresis "hysteresis",
+    headroom "headroom",
+    sketch "sketch",
+    round_share "round-share",
+);
+
 /// `flag`, else `file`, field by field.
 macro_rules! prefer {
     ($flags:ident, $file:ident: $($field:ident),+ $(,)?) => {
@@ -176,8 +202,12 @@ macro_rules! prefer {
 }
 
 impl Settings {
-    /// These settings, with those of `file` where these say nothing.
-    pub(crate) fn over(self, file: Settings) -> Settings {
+    /// These settings, with those of `file` where these say nothing. Who chooses the policy `none` here chooses it without
+    /// the file's settings of `fiited`.
+    pub(crate) fn over(self, mut file: Settings) -> Settings {
+        if self.policy == Some(PolicyName::None) {
+            file.forget_fiited();
+        }
         prefer!(self, file: data, format, columns, dim, chunk, budget, policy, decay, period, warmup, hysteresis, headroom, sketch, round_share, optimizer, lr, fallback, init_bound,
             dense_optimizer, dense_lr, bottom, top, batch, threads, seed, holdout, rows, deterministic,
             skip_bad_lines, window, out)

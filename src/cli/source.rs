@@ -1,6 +1,6 @@
 //! Where rows come from: data files or the embedded stream; and `dimslab generate`, which writes that stream.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -105,8 +105,17 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<Ended, CliError> {
         return Ok(Ended::Whole);
     }
     let failed = |error: io::Error| CliError::writing(&args.out, &error);
-    let file = BufWriter::new(File::create(&args.out).map_err(failed)?);
-    write_file(&mut generator, args, file).map_err(failed)?;
+    // Nothing is lost by writing to a pipe or a device.
+    let special = fs::metadata(&args.out).is_ok_and(|found| !found.is_file());
+    let created = if args.force || special { File::create(&args.out) } else { File::create_new(&args.out) };
+    let file = created.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let path = args.out.display();
+            CliError::input(format!("{path} is there already: choose another place, or --force to overwrite it"))
+        }
+        _ => failed(error),
+    })?;
+    write_file(&mut generator, args, BufWriter::new(file)).map_err(failed)?;
     Ok(Ended::Whole)
 }
 

@@ -8,7 +8,7 @@ use crate::cli::progress::Progress;
 use crate::cli::resolved::Resolved;
 use crate::cli::settings::{Settings, defaults, read_config};
 use crate::cli::values::{ByteSize, DenseOptimizerName, FallbackName, OptimizerName, PolicyName};
-use crate::cli::{Ended, TrainArgs, print, signal, source};
+use crate::cli::{Ended, TrainArgs, print, profile, signal, source};
 use crate::data::Schema;
 use crate::dlrm::run::{RunConfig, RunFailure, Window, run};
 use crate::dlrm::{DenseOptimizer, Dlrm, DlrmConfig};
@@ -41,7 +41,7 @@ pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
         print::line(settings.to_toml()?.trim_end())?;
         return Ok(Ended::Whole);
     }
-    let runner = Runner { stop: signal::stop_flag()?, verbose: args.verbose };
+    let runner = Runner { stop: signal::stop_flag()?, verbose: args.verbose, profile: args.profile };
     if comparison { runner.compare(&settings) } else { runner.single(&settings) }
 }
 
@@ -49,11 +49,14 @@ pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
 struct Runner {
     stop: Arc<AtomicBool>,
     verbose: bool,
+    profile: bool,
 }
 
 /// A run that came to a report, be it by an error.
 struct Finished {
     report: Report,
+    /// Where the time went, if that was asked for.
+    profile: Option<String>,
     error: Option<CliError>,
 }
 
@@ -82,6 +85,7 @@ impl Runner {
         let of = |policy: PolicyName, budget: ByteSize| Resolved {
             policy: Some(policy),
             budget: Some(budget),
+            fiited: settings.fiited.filter(|_| policy == PolicyName::Fiited),
             ..settings.clone()
         };
         // Before minutes are spent: is the place of the second run's files free?
@@ -102,7 +106,7 @@ impl Runner {
         let text = format!(
             "{}\nfull-size\n{}\nbudgeted\n{}",
             print::comparison_table(&full.report, &budgeted.report),
-            print::memory_lines(&full.report),
+            with_profile(&full),
             print::memory_lines(&budgeted.report)
         );
         self.close(budgeted, &text, settings)
@@ -112,6 +116,9 @@ impl Runner {
     fn close(&self, run: Finished, text: &str, settings: &Resolved) -> Result<Ended, CliError> {
         let skipped = run.report.skipped_lines;
         let mut text = text.to_owned();
+        if let Some(profile) = &run.profile {
+            text += &format!("\n{profile}");
+        }
         if run.report.interrupted {
             text += "\ninterrupted: this is the report up to there";
         }
@@ -167,8 +174,15 @@ impl Runner {
         let report = Report::new(&run, &context, error.as_ref().map(ToString::to_string));
         let written = dir.as_mut().map_or(Ok(()), |dir| dir.finish(&report));
         let broken = broken.map_or(written, Err).err().map(out_error);
-        Ok(Finished { report, error: error.or(broken) })
+        let profile = self.profile.then(|| profile::text(&run, &model, settings.threads, settings.dim));
+        Ok(Finished { report, profile, error: error.or(broken) })
     }
+}
+
+/// The memory of a run whose profile is not printed elsewhere, and its profile.
+fn with_profile(run: &Finished) -> String {
+    let memory = print::memory_lines(&run.report);
+    run.profile.as_ref().map_or(memory.clone(), |profile| format!("{memory}\n{profile}"))
 }
 
 fn context(settings: &Resolved, before: ProcessMemory) -> Result<ReportContext, CliError> {
@@ -218,10 +232,7 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let tables = schema.categorical.iter().map(|name| {
         TableConfig::new(name, settings.dim).chunk(settings.chunk).optimizer(optimizer).init(init).fallback(fallback)
     });
-    let policy = match settings.policy.unwrap_or(defaults::POLICY) {
-        PolicyName::Fiited => Policy::Fiited(settings.fiited.into()),
-        PolicyName::None => Policy::None,
-    };
+    let policy = settings.fiited.map_or(Policy::None, |fiited| Policy::Fiited(fiited.into()));
     let config = StoreConfig::new(settings.budget.unwrap_or(defaults::BUDGET).0)
         .policy(policy)
         .seed(settings.seed)

@@ -136,8 +136,8 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// Sizes of a network's hidden layers: `64,32`, or `none`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Sizes of a network's hidden layers: `64,32`, or `none`; in a file also `[64, 32]` and `[]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Layers(pub(crate) Vec<usize>);
 
@@ -153,6 +153,21 @@ impl FromStr for Layers {
             _ => Err(format!("`{text}` is no list of layer sizes: write 64,32 or none")),
         };
         text.split(',').map(size).collect::<Result<_, _>>().map(Layers)
+    }
+}
+
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected layer sizes such as [64, 32] or \"64,32\", or \"none\"")]
+        enum Form {
+            Sizes(Vec<usize>),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Sizes(sizes) => Ok(Layers(sizes)),
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
     }
 }
 

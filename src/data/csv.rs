@@ -14,6 +14,8 @@ use super::input::{Input, Inputs, LINE_LIMIT};
 
 const BUFFER_BYTES: usize = 64 << 10;
 const NUMBER_EXPECTED: &str = "a finite number, or nothing";
+/// What the parser finds after a file's last byte: a line that is a record of its own, unless a quote is still open.
+const END: &[u8] = b"\n.";
 const TIME_EXPECTED: &str = "an integer time";
 
 /// Reads rows from one or several CSV files, with the columns' roles given by [`Columns`].
@@ -181,7 +183,7 @@ impl CsvFile {
             .buffer_capacity(BUFFER_BYTES)
             // With `\n` as the one line end, a record ends where its line ends, and the line count is exact.
             .terminator(Terminator::Any(b'\n'))
-            .from_reader(Bounded { input, left: LINE_LIMIT, total: 0, last: b'\n' });
+            .from_reader(Bounded { input, left: LINE_LIMIT, total: 0, last: b'\n', end: END });
         let mut file = CsvFile { reader, crlf: false };
         if !file.read(record)? {
             return Err(DataError::NoHeader { path: file.path().to_path_buf() });
@@ -207,6 +209,9 @@ impl CsvFile {
                 Ok(true) => {}
                 Err(error) => return Err(self.explain(error, record)),
             }
+            if self.reader.position().byte() == self.reader.get_ref().total + END.len() as u64 {
+                return self.ended(record);
+            }
             if self.crlf && self.line_ended() {
                 strip_cr(record);
                 if record.len() == 1 && record[0].is_empty() {
@@ -215,6 +220,16 @@ impl CsvFile {
             }
             return Ok(true);
         }
+    }
+
+    /// `Ok(false)` if the record, which has [`END`] in it, is nothing else.
+    #[cold]
+    fn ended(&self, record: &ByteRecord) -> Result<bool, DataError> {
+        if record.iter().eq([&END[1..]]) {
+            return Ok(false);
+        }
+        let inside = record.iter().next_back().map_or(0, line_ends);
+        Err(DataError::UnclosedQuote { path: self.path().to_path_buf(), line: self.reader.position().line() - inside })
     }
 
     #[cold]
@@ -240,11 +255,13 @@ impl CsvFile {
 
     /// 1-based line on which `record`, which was read last, begins.
     fn record_line(&self, record: &ByteRecord) -> u64 {
-        let inside = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
-        // The line count stands after the record's line end.
-        let next = self.reader.position().line();
-        next.saturating_sub(inside + u64::from(self.line_ended())).max(1)
+        // The line count stands after the record's line end, which may be that of `END`.
+        self.reader.position().line() - line_ends(record.as_slice()) - 1
     }
+}
+
+fn line_ends(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// Takes one `\r` off the last field.
@@ -260,12 +277,16 @@ fn strip_cr(record: &mut ByteRecord) {
 }
 
 /// Hands on at most a number of bytes until it is told that the record has ended, so that an unclosed quote cannot
-/// gather a whole file in memory. Also keeps what [`CsvFile::record_line`] needs.
+/// gather a whole file in memory. After the last byte it hands on [`END`].
 struct Bounded {
     input: Input,
     left: usize,
+    /// Bytes of the input so far.
     total: u64,
+    /// The last of them.
     last: u8,
+    /// What has not been handed on of [`END`].
+    end: &'static [u8],
 }
 
 #[derive(Debug)]
@@ -288,8 +309,9 @@ impl Read for Bounded {
         let n = self.input.read(&mut buffer[..room])?;
         self.left -= n;
         self.total += n as u64;
-        if let Some(&last) = buffer[..n].last() {
-            self.last = last;
+        match buffer[..n].last() {
+            Some(&last) => self.last = last,
+            None => return self.end.read(buffer),
         }
         Ok(n)
     }
@@ -443,6 +465,46 @@ mod tests {
 
     fn rows_of_header_only() -> Vec<Row> {
         rows(&["y,t,a,u\n"]).unwrap().0
+    }
+
+    #[test]
+    fn a_quote_that_is_still_open_at_the_end_is_placed() {
+        for (text, line) in [
+            ("y,t,a,u\n1,1,2,p\n1,1,2,\"p\n0,2,3,q\n0,2,3,q\n", 3),
+            ("y,t,a,u\n1,1,2,\"p", 2),
+            ("y,t,a,u\n1,1,2,\"p\n", 2),
+            ("y,t,a,u\n1,1,2,\"", 2),
+            // Two quotes within quotes are one that is part of the value.
+            ("y,t,a,u\n1,1,2,\"p\"\"\n0,1,2,q\"\"", 2),
+            ("y,t,a,u\n\n\n1,\"1\n\n\",2,\"p\n0,2,3,q", 6),
+            ("y,t,a,u\r\n1,1,2,p\r\n1,1,2,\"p\r\n0,2,3,q\r\n", 3),
+            ("y,t,a,\"u\n1,1,2,p\n", 1),
+            ("\"", 1),
+        ] {
+            match error(&[text]) {
+                DataError::UnclosedQuote { path, line: at } => {
+                    assert_eq!((path.as_path(), at), (Path::new("0.csv"), line), "{text:?}");
+                }
+                other => panic!("{text:?}: {other}"),
+            }
+        }
+        // Not by the number of lines that are malformed, for what is lost here is not one line.
+        let mut source = open(&["y,t,a,u\n1,1,2,\"p\n"]).unwrap().skip_bad_lines(9);
+        assert!(matches!(source.next_row(&mut Row::default()), Err(DataError::UnclosedQuote { .. })));
+        // Closed at the very end, with and without a line end, and values that look like what comes after it.
+        for (text, value) in
+            [("\"p\n\"", "p\n"), ("\"p\"\n", "p"), ("\"p\n.\"", "p\n."), (".", "."), ("\"\"\"\"", "\"")]
+        {
+            let (rows, _) = rows(&[&format!("y,t,a,u\n1,1,2,{text}")]).unwrap();
+            assert_eq!((rows.len(), rows[0].keys[0]), (1, xxh3_64(value.as_bytes())), "{text:?}");
+        }
+        // A last line that looks like it is a line like any other.
+        for end in [".", ".\n", "\".\"", ".\r\n", ".\r"] {
+            match error(&[&format!("y,t,a,u\n{end}")]) {
+                DataError::Malformed(bad) => assert_eq!((bad.line, bad.found.as_str()), (2, "a line of 1 field")),
+                other => panic!("{end:?}: {other}"),
+            }
+        }
     }
 
     #[test]

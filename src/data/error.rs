@@ -65,6 +65,14 @@ pub enum DataError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// A CSV file that ends within a quoted field: every row after the quote would be part of that one value.
+    #[error("{}:{line}: a quote is opened here and never closed, up to the end of the file", path.display())]
+    UnclosedQuote {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line on which the quote is opened.
+        line: u64,
+    },
     /// A CSV file without even a header.
     #[error("{}: empty; expected a header line with the column names", path.display())]
     NoHeader {

@@ -230,7 +230,6 @@ impl Directory {
     /// The way to the upper half of a split goes through the lower half. So before a lower half is retired, the slots of
     /// the upper half must have left what was split, whose own thread may not have come to them yet.
     fn settle(&self, segment: &Segment, used: &mut u64, guard: &Guard) {
-        let own_end = u64::from(segment.prefix) + (1u64 << (32 - segment.depth));
         let end = u64::from(segment.prefix) + (1u64 << (32 - segment.reach(guard)));
         let mut tag = segment.prefix;
         loop {
@@ -241,7 +240,7 @@ impl Directory {
             // which has reserved the bytes that may take.
             // That goes for all of the upper half as well.
             let before = occupant.depth < segment.depth;
-            let ours = occupant.depth == segment.depth && u64::from(tag) < own_end;
+            let ours = occupant.depth == segment.depth && segment.end().is_none_or(|end| tag < end);
             if (before || ours) && occupant.replacement(tag, guard).is_some() {
                 self.advance(&place, tag, used, guard);
                 continue;
@@ -316,6 +315,27 @@ impl Directory {
         let segment = self.segment(tag, guard);
         segment.words().for_each(|(tag, index)| visit(tag, index));
         segment.end()
+    }
+
+    /// Like [`walk`](Self::walk), but of every `stride`-th bucket, counted on in `position` from segment to segment.
+    pub(crate) fn sample(
+        &self,
+        tag: u32,
+        stride: u64,
+        position: &mut u64,
+        guard: &Guard,
+        mut visit: impl FnMut(u32, ChunkIndex),
+    ) -> Option<u32> {
+        let segment = self.segment(tag, guard);
+        let skipped = (stride - *position % stride) % stride;
+        segment.words_of(skipped as usize, stride as usize).for_each(|(tag, index)| visit(tag, index));
+        *position += segment.buckets();
+        segment.end()
+    }
+
+    /// Where the segment that has `tag` begins. Segments only split, so one begins there from now on.
+    pub(crate) fn begin(&self, tag: u32, guard: &Guard) -> u32 {
+        self.segment(tag, guard).begin()
     }
 
     /// Where the segment after the one that has `tag` begins.

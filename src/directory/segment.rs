@@ -118,6 +118,10 @@ impl Segment {
         (buckets * size_of::<Bucket>() + size_of::<Segment>()) as u64
     }
 
+    pub(super) fn buckets(&self) -> u64 {
+        self.buckets.len() as u64
+    }
+
     /// Heap bytes of this segment.
     pub(super) fn bytes(&self) -> u64 {
         Self::bytes_for(self.buckets.len())
@@ -286,11 +290,21 @@ impl Segment {
 
     /// The row words as they are now.
     pub(super) fn words(&self) -> impl Iterator<Item = (u32, ChunkIndex)> + '_ {
-        self.buckets.iter().flat_map(|bucket| bucket.0.iter()).filter_map(|slot| {
+        self.words_of(0, 1)
+    }
+
+    /// The row words of every `stride`-th bucket after so many that are skipped.
+    pub(super) fn words_of(&self, skipped: usize, stride: usize) -> impl Iterator<Item = (u32, ChunkIndex)> + '_ {
+        let buckets = self.buckets.iter().skip(skipped).step_by(stride);
+        buckets.flat_map(|bucket| bucket.0.iter()).filter_map(|slot| {
             // Acquire: as in `find`.
             let word = slot.load(Ordering::Acquire);
             (word & !FROZEN != TOMBSTONE).then(|| index_of(word).map(|index| (tag_of(word), index))).flatten()
         })
+    }
+
+    pub(super) fn begin(&self) -> u32 {
+        self.prefix
     }
 
     /// Where the next segment begins; `None` after the last.

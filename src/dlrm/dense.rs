@@ -5,14 +5,17 @@
 //! shards. How a batch is cut depends on its size alone, never on the threads, so neither does
 //! any bit of the result.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 
-use super::interaction::{Embeddings, Interaction};
-use super::mlp::{Mlp, Pass};
+use super::interaction::{Inputs, Interaction};
+use super::mlp::{Mlp, Pass, Weights, padded};
+use super::profile::{Phase, PhaseTimes, Timers};
 use super::shard::{Cut, Shard, Workspace};
 use super::workers::Workers;
 use super::{DenseOptimizer, DlrmConfig, TrainError, loss};
-use crate::simd::Kernels;
+use crate::simd::{Kernels, PANEL, pairs};
 
 /// Parameters that are summed and updated as one piece of work.
 const UPDATE_PIECE: usize = 16 * 1024;
@@ -55,12 +58,17 @@ pub struct DenseNet {
     optimizer: DenseOptimizer,
     kernels: Kernels,
     parameters: Vec<f32>,
+    /// The parameters as the products read them, one for each layer from bottom to top.
+    weights: Vec<Weights>,
+    /// The parameters have changed since they were laid out.
+    stale: bool,
     /// Optimizer state, laid out like the parameters; empty for SGD.
     state: Vec<f32>,
     shards: Vec<Shard>,
     /// One for each thread.
     workspaces: Vec<Mutex<Workspace>>,
     workers: Workers,
+    timers: Arc<Timers>,
     /// How the last batch was cut.
     last: Cut,
     /// Whether the last pass went back, so that there are gradients of that batch.
@@ -79,11 +87,11 @@ impl DenseNet {
         let has_bottom = config.n_dense > 0;
         let mut widths = config.bottom.clone();
         widths.push(config.dim);
-        let bottom = Mlp::new(config.n_dense, if has_bottom { &widths } else { &[] }, 0, true);
+        let bottom = Mlp::new(config.n_dense, if has_bottom { &widths } else { &[] }, 0, false);
         let interaction = Interaction { kernels, n_features: config.n_features, dim: config.dim, bottom: has_bottom };
         let mut widths = config.top.clone();
         widths.push(1);
-        let top = Mlp::new(interaction.outputs(), &widths, bottom.end(0), false);
+        let top = Mlp::new(interaction.outputs(), &widths, bottom.end(0), true);
 
         let workers = Workers::new(config.threads)?;
         let mut parameters = vec![0.0; top.end(0)];
@@ -98,9 +106,12 @@ impl DenseNet {
             kernels,
             state: config.dense_optimizer.state(parameters.len()),
             parameters,
+            weights: Vec::new(),
+            stale: true,
             shards: Vec::new(),
             workspaces: (0..workers.count()).map(|_| Mutex::default()).collect(),
             workers,
+            timers: Arc::default(),
             last: Cut::default(),
             went_back: false,
         })
@@ -151,15 +162,15 @@ impl DenseNet {
     /// Moves the parameters along the gradients of the last [`backward`](Self::backward); without one, does
     /// nothing.
     pub fn update(&mut self) {
-        let (optimizer, kernels) = (self.optimizer, self.kernels);
+        let (optimizer, kernels, timers) = (self.optimizer, self.kernels, &self.timers);
         let Some(first) = self.shards.first().filter(|_| self.went_back) else {
             return;
         };
-        let mut states = self.state.chunks_mut(UPDATE_PIECE);
-        let pieces = self.parameters.chunks_mut(UPDATE_PIECE).zip(first.gradients.chunks(UPDATE_PIECE));
-        for (w, g) in pieces {
-            optimizer.step(kernels, w, states.next().unwrap_or_default(), g);
-        }
+        self.stale = true;
+        self.workers.pieces(&mut self.parameters, &mut self.state, UPDATE_PIECE, |piece, w, state| {
+            let g = &first.gradients[piece * UPDATE_PIECE..][..w.len()];
+            timers.time(Phase::DenseOptimizer, || optimizer.step(kernels, w, state, g));
+        });
     }
 
     /// Copies one feature's gradients, `[rows, dim]`, out of the last [`backward`](Self::backward).
@@ -177,15 +188,24 @@ impl DenseNet {
             return Err(TrainError::Batch("gradients are asked for and the last pass was forward only".to_string()));
         }
         super::expect_len("an embedding gradient", out.len(), self.last.rows * dim)?;
-        let vectors = self.interaction.vectors();
-        let at = (vectors - n_features + feature) * dim;
-        for (out, shard) in out.chunks_mut(self.last.shard_rows.max(1) * dim).zip(&self.shards) {
-            let rows = shard.vector_gradients.chunks_exact(vectors * dim);
-            for (out, row) in out.chunks_exact_mut(dim).zip(rows) {
-                out.copy_from_slice(&row[at..at + dim]);
-            }
+        for (i, out) in out.chunks_mut(self.last.shard_rows.max(1) * dim).enumerate() {
+            out.copy_from_slice(&self.shards[i].embedding_gradients[feature * out.len()..][..out.len()]);
         }
         Ok(())
+    }
+
+    /// Calls `with` with one feature's gradients, in a buffer of this thread's that stays in its cache from one feature
+    /// to the next.
+    pub(super) fn with_embedding_gradient<R>(
+        &self,
+        feature: usize,
+        with: impl FnOnce(&[f32]) -> Result<R, TrainError>,
+    ) -> Result<R, TrainError> {
+        let work = &mut *self.workspaces[self.workers.current()].lock();
+        let len = self.last.rows * self.interaction.dim;
+        work.table.grow(len);
+        self.copy_embedding_gradient(feature, &mut work.table[..len])?;
+        with(&work.table[..len])
     }
 
     /// Every parameter by name, bottom to top, weight before bias.
@@ -218,6 +238,7 @@ impl DenseNet {
     pub fn set_parameters(&mut self, values: &[f32]) -> Result<(), TrainError> {
         super::expect_len("parameters", values.len(), self.parameters.len())?;
         self.parameters.copy_from_slice(values);
+        self.stale = true;
         Ok(())
     }
 
@@ -232,7 +253,33 @@ impl DenseNet {
     pub fn buffer_bytes(&self) -> u64 {
         let shards = self.shards.iter().map(Shard::bytes).sum::<usize>();
         let workspaces = self.workspaces.iter().map(|workspace| workspace.lock().bytes()).sum::<usize>();
-        (shards + workspaces) as u64
+        let weights = self.weights.iter().map(Weights::bytes).sum::<usize>();
+        (shards + workspaces + weights) as u64
+    }
+
+    /// Floating-point operations of the matrix products of one row, forward and back; a multiply-add counts as two.
+    #[must_use]
+    pub fn mlp_flops_per_row(&self) -> f64 {
+        let products = |mlp: &Mlp| mlp.layers.iter().map(|layer| 6.0 * layer.weight().len() as f64).sum::<f64>();
+        // Nobody asks for the gradient of the dense features.
+        let unasked = self.bottom.layers.first().map_or(0.0, |layer| 2.0 * layer.weight().len() as f64);
+        products(&self.bottom) + products(&self.top) - unasked
+    }
+
+    /// Floating-point operations of the interaction of one row, forward and back.
+    #[must_use]
+    pub fn cross_flops_per_row(&self) -> f64 {
+        6.0 * (pairs(self.interaction.vectors()) * self.interaction.dim) as f64
+    }
+
+    /// The time of each phase since the start.
+    #[must_use]
+    pub fn times(&self) -> PhaseTimes {
+        self.timers.read()
+    }
+
+    pub(super) fn timers(&self) -> &Arc<Timers> {
+        &self.timers
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -253,10 +300,11 @@ impl DenseNet {
         if self.shards.len() < cut.shards {
             self.shards.resize_with(cut.shards, Shard::default);
         }
+        self.lay_out();
         let mut shards = std::mem::take(&mut self.shards);
         self.workers.each(&mut shards[..cut.shards], |i, shard| {
             let mut work = self.workspaces[self.workers.current()].lock();
-            work.reserve(&self.bottom, &self.interaction, &self.top, cut.shard_rows);
+            work.reserve(self.n_dense, &self.bottom, &self.interaction, &self.top, cut.shard_rows);
             self.shard_forward(input, cut, i, &mut work, shard);
             if let Some(labels) = labels {
                 self.shard_backward(input, labels, cut, i, &mut work, shard);
@@ -265,16 +313,48 @@ impl DenseNet {
         self.shards = shards;
     }
 
+    /// Lays the parameters out for the products, if they have changed.
+    fn lay_out(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let (bottom, top) = (&self.bottom, &self.top);
+        let (kernels, parameters, timers) = (self.kernels, &self.parameters, &self.timers);
+        self.weights.resize_with(bottom.layers.len() + top.layers.len(), Weights::default);
+        self.workers.each(&mut self.weights, |i, weights| {
+            timers.time(Phase::Pack, || match i.checked_sub(bottom.layers.len()) {
+                None => bottom.lay_out(kernels, i, parameters, weights),
+                Some(i) => top.lay_out(kernels, i, parameters, weights),
+            });
+        });
+    }
+
+    fn weights(&self) -> (&[Weights], &[Weights]) {
+        self.weights.split_at(self.bottom.layers.len())
+    }
+
     fn shard_forward(&self, input: &DenseInput<'_>, cut: Cut, i: usize, work: &mut Workspace, shard: &mut Shard) {
         let (first, rows) = (cut.first(i), cut.len(i));
-        let dense = &input.dense[first * self.n_dense..][..rows * self.n_dense];
-        let embeddings = Embeddings { values: input.embeddings, batch: input.rows, first };
-        self.bottom.forward(self.kernels, &self.parameters, dense, rows, &mut work.bottom);
-        let crossed = &mut work.crossed[..rows * self.interaction.outputs()];
-        self.interaction.forward(work.bottom.output(&self.bottom, rows), embeddings, &mut work.z, crossed);
-        self.top.forward(self.kernels, &self.parameters, crossed, rows, &mut work.top);
-        shard.logits.clear();
-        shard.logits.extend_from_slice(work.top.output(&self.top, rows));
+        let (kernels, (bottom, top)) = (self.kernels, self.weights());
+        let n_dense = self.n_dense;
+        let Workspace { bottom: below, top: above, dense, crossed, columns, .. } = work;
+        let crossed = &mut crossed[..rows * padded(self.interaction.outputs())];
+        self.timers.time(Phase::BottomForward, || {
+            let dense = &mut dense[..rows * padded(n_dense)];
+            into_panels(dense, &input.dense[first * n_dense..][..rows * n_dense], n_dense);
+            self.bottom.forward(kernels, bottom, dense, rows, below);
+        });
+        self.timers.time(Phase::CrossForward, || {
+            let output = below.output(&self.bottom, rows);
+            let inputs = Inputs { bottom: output, embeddings: input.embeddings, batch: input.rows, first, rows };
+            self.interaction.forward(inputs, columns, crossed);
+        });
+        self.timers.time(Phase::TopForward, || {
+            self.top.forward(kernels, top, crossed, rows, above);
+            let pass = Pass { rows, input: crossed, activations: above, stop_at_input: false };
+            shard.logits.resize(rows, 0.0);
+            self.top.score(kernels, top, pass, &mut shard.logits);
+        });
     }
 
     fn shard_backward(
@@ -287,30 +367,41 @@ impl DenseNet {
         shard: &mut Shard,
     ) {
         let (first, rows) = (cut.first(i), cut.len(i));
-        let dense = &input.dense[first * self.n_dense..][..rows * self.n_dense];
-        let embeddings = Embeddings { values: input.embeddings, batch: input.rows, first };
-        let (vectors, dim) = (self.interaction.vectors(), self.interaction.dim);
-        let Workspace { bottom, top, crossed, z, flow } = work;
+        let (kernels, (bottom, top)) = (self.kernels, self.weights());
+        let Interaction { dim, n_features, .. } = self.interaction;
+        let Workspace { bottom: below, top: above, dense, crossed, columns, flow, .. } = work;
         shard.gradients.resize(self.parameters.len(), 0.0);
-        shard.vector_gradients.resize(rows * vectors * dim, 0.0);
+        shard.embedding_gradients.grow(n_features * rows * dim);
 
-        let labels = &labels[first..first + rows];
-        shard.loss = loss::backward(&shard.logits, labels, input.rows, &mut flow.gradient[..rows]);
-        let crossed = &crossed[..rows * self.interaction.outputs()];
-        let pass = Pass { rows, input: crossed, activations: top, stop_at_input: false };
-        self.top.backward(self.kernels, &self.parameters, pass, flow, &mut shard.gradients);
-
-        let output = bottom.output(&self.bottom, rows);
-        let crossed_gradient = &flow.gradient[..crossed.len()];
-        self.interaction.backward(output, embeddings, z, crossed_gradient, &mut shard.vector_gradients);
-        if self.interaction.bottom {
-            let rows_of = shard.vector_gradients.chunks_exact(vectors * dim);
-            for (to, from) in flow.gradient.chunks_exact_mut(dim).zip(rows_of) {
-                to.copy_from_slice(&from[..dim]);
-            }
-            let pass = Pass { rows, input: dense, activations: bottom, stop_at_input: true };
-            self.bottom.backward(self.kernels, &self.parameters, pass, flow, &mut shard.gradients);
-        }
+        self.timers.time(Phase::Loss, || {
+            let labels = &labels[first..first + rows];
+            shard.loss = loss::backward(&shard.logits, labels, input.rows, &mut flow.logits[..rows]);
+        });
+        let crossed = &crossed[..rows * padded(self.interaction.outputs())];
+        self.timers.time(Phase::TopBackward, || {
+            let pass = Pass { rows, input: crossed, activations: above, stop_at_input: false };
+            self.top.score_backward(kernels, top, pass, flow, &mut shard.gradients);
+            self.top.backward(kernels, top, pass, flow, &mut shard.gradients);
+        });
+        self.timers.time(Phase::CrossBackward, || {
+            let output = below.output(&self.bottom, rows);
+            let inputs = Inputs { bottom: output, embeddings: input.embeddings, batch: input.rows, first, rows };
+            let (from, to) = flow.turn();
+            let (from, to) = (&from[..crossed.len()], &mut to[..output.len()]);
+            self.interaction.backward(
+                inputs,
+                columns,
+                from,
+                to,
+                &mut shard.embedding_gradients[..n_features * rows * dim],
+            );
+            flow.go_on();
+        });
+        self.timers.time(Phase::BottomBackward, || {
+            let dense = &dense[..rows * padded(self.n_dense)];
+            let pass = Pass { rows, input: dense, activations: below, stop_at_input: true };
+            self.bottom.backward(kernels, bottom, pass, flow, &mut shard.gradients);
+        });
     }
 
     /// Adds the shards' gradients in order, into the first shard's.
@@ -320,10 +411,13 @@ impl DenseNet {
             return;
         };
         let rest = &*rest;
+        let timers = &self.timers;
         let sum = |piece: usize, to: &mut [f32]| {
-            for shard in rest {
-                kernels.add(to, &shard.gradients[piece * UPDATE_PIECE..][..to.len()]);
-            }
+            timers.time(Phase::Sum, || {
+                for shard in rest {
+                    kernels.add(to, &shard.gradients[piece * UPDATE_PIECE..][..to.len()]);
+                }
+            });
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = self.workers.try_pieces(&mut first.gradients, UPDATE_PIECE, sum);
@@ -333,6 +427,19 @@ impl DenseNet {
         logits.clear();
         for shard in &self.shards[..self.last.shards] {
             logits.extend_from_slice(&shard.logits);
+        }
+    }
+}
+
+/// `panels[c / 16][r][c % 16] = rows[r][c]`, and zeros for the padding.
+fn into_panels(panels: &mut [f32], rows: &[f32], columns: usize) {
+    let count = rows.len() / columns.max(1);
+    for (panel, to) in panels.chunks_exact_mut((count * PANEL).max(1)).enumerate() {
+        let first = panel * PANEL;
+        let width = PANEL.min(columns - first);
+        for (to, row) in to.chunks_exact_mut(PANEL).zip(rows.chunks_exact(columns)) {
+            to[..width].copy_from_slice(&row[first..first + width]);
+            to[width..].fill(0.0);
         }
     }
 }

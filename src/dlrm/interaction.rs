@@ -11,7 +11,13 @@
 //! (2019), section 2.1. Without dense features there is no bottom output: the rows are the pairs of the
 //! embeddings alone.
 
-use crate::simd::{Kernels, pairs};
+//!
+//! Sixteen samples are worked on side by side, one in each lane of a vector: their rows are turned into columns, and what
+//! comes out is turned back.
+
+use super::lines::Lines;
+use super::mlp::padded;
+use crate::simd::{Kernels, LANES, PANEL, pairs};
 
 /// The sizes of the interaction, and its kernels.
 #[derive(Clone, Copy, Debug)]
@@ -23,14 +29,43 @@ pub(super) struct Interaction {
     pub(super) bottom: bool,
 }
 
-/// A run of rows of the batch's embeddings, which lie feature-major: `values: [n_features, batch, dim]`.
+/// The vectors of a run of rows.
 #[derive(Clone, Copy)]
-pub(super) struct Embeddings<'a> {
-    pub(super) values: &'a [f32],
+pub(super) struct Inputs<'a> {
+    /// Output of the bottom MLP for these rows, in panels; empty if there is none.
+    pub(super) bottom: &'a [f32],
+    /// Embeddings of the whole batch, feature-major: `[n_features, batch, dim]`.
+    pub(super) embeddings: &'a [f32],
     /// Rows of the whole batch.
     pub(super) batch: usize,
     /// The first row of this run.
     pub(super) first: usize,
+    /// Rows of this run.
+    pub(super) rows: usize,
+}
+
+/// Sixteen samples' vectors, output rows and their gradients, as columns.
+#[derive(Default)]
+pub(super) struct Columns {
+    z: Lines,
+    dz: Lines,
+    /// Output rows, filled up with zeros to whole panels.
+    out: Lines,
+    dout: Lines,
+}
+
+impl Columns {
+    pub(super) fn reserve(&mut self, interaction: &Interaction) {
+        let (vectors, outputs) = (interaction.vectors() * interaction.dim, padded(interaction.outputs()));
+        self.z.grow(vectors * LANES);
+        self.dz.grow(vectors * LANES);
+        self.out.grow(outputs * LANES);
+        self.dout.grow(outputs * LANES);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.z.bytes() + self.dz.bytes() + self.out.bytes() + self.dout.bytes()
+    }
 }
 
 impl Interaction {
@@ -49,46 +84,69 @@ impl Interaction {
         if self.bottom { self.dim } else { 0 }
     }
 
-    /// `out: [rows, outputs()]` from `bottom: [rows, dim]` (empty if there is none) and the embeddings.
-    /// `z: [vectors(), dim]` is scratch.
-    pub(super) fn forward(&self, bottom: &[f32], embeddings: Embeddings<'_>, z: &mut [f32], out: &mut [f32]) {
-        for (row, out) in out.chunks_exact_mut(self.outputs().max(1)).enumerate() {
-            self.collect(bottom, embeddings, row, z);
-            let (passed, dots) = out.split_at_mut(self.passed());
-            passed.copy_from_slice(&z[..passed.len()]);
-            self.kernels.pair_dots(z, self.dim, dots);
+    /// `out`, in panels of [`outputs`](Self::outputs) columns, from the vectors.
+    pub(super) fn forward(&self, inputs: Inputs<'_>, columns: &mut Columns, out: &mut [f32]) {
+        let (passed, outputs) = (self.passed() * LANES, self.outputs() * LANES);
+        for first in (0..inputs.rows).step_by(LANES) {
+            let count = LANES.min(inputs.rows - first);
+            self.collect(inputs, first, count, &mut columns.z);
+            let (bottom, dots) = columns.out[..outputs].split_at_mut(passed);
+            bottom.copy_from_slice(&columns.z[..passed]);
+            self.kernels.pair_dots(&columns.z, self.dim, dots);
+            let panels = out.chunks_exact_mut(inputs.rows * PANEL).zip(columns.out.chunks_exact(PANEL * LANES));
+            for (panel, columns) in panels {
+                self.kernels.from_columns(&mut panel[first * PANEL..], columns, PANEL, count);
+            }
         }
     }
 
-    /// `dz: [rows, vectors(), dim]`, the gradient of every vector, from `dout: [rows, outputs()]`.
+    /// From the gradient of the output, in panels: that of the bottom output, in panels, and that of the embeddings,
+    /// `[n_features, rows, dim]`.
     pub(super) fn backward(
         &self,
-        bottom: &[f32],
-        embeddings: Embeddings<'_>,
-        z: &mut [f32],
+        inputs: Inputs<'_>,
+        columns: &mut Columns,
         dout: &[f32],
-        dz: &mut [f32],
+        dbottom: &mut [f32],
+        dembeddings: &mut [f32],
     ) {
-        let rows = dout.chunks_exact(self.outputs().max(1)).zip(dz.chunks_exact_mut(z.len().max(1)));
-        for (row, (dout, dz)) in rows.enumerate() {
-            self.collect(bottom, embeddings, row, z);
-            let (passed, dots) = dout.split_at(self.passed());
-            self.kernels.pair_dots_backward(z, self.dim, dots, dz);
-            self.kernels.add(&mut dz[..passed.len()], passed);
+        let (dim, rows, kernels) = (self.dim, inputs.rows, self.kernels);
+        let (passed, outputs) = (self.passed() * LANES, self.outputs() * LANES);
+        if !dim.is_multiple_of(PANEL) {
+            dbottom.fill(0.0); // for the padding
         }
+        for first in (0..rows).step_by(LANES) {
+            let count = LANES.min(rows - first);
+            self.collect(inputs, first, count, &mut columns.z);
+            let panels = dout.chunks_exact(rows * PANEL).zip(columns.dout.chunks_exact_mut(PANEL * LANES));
+            for (panel, columns) in panels {
+                kernels.to_columns(columns, &panel[first * PANEL..], PANEL, count);
+            }
+            kernels.pair_dots_backward(&columns.z, dim, &columns.dout[passed..outputs], &mut columns.dz);
+            let (bottom, embeddings) = columns.dz.split_at_mut(passed);
+            kernels.add(bottom, &columns.dout[..passed]);
+            for (panel, columns) in dbottom.chunks_exact_mut(rows * PANEL).zip(bottom.chunks(PANEL * LANES)) {
+                kernels.from_columns(&mut panel[first * PANEL..], columns, PANEL, count);
+            }
+            for (to, columns) in dembeddings.chunks_exact_mut(rows * dim).zip(embeddings.chunks_exact(dim * LANES)) {
+                kernels.from_columns(&mut to[first * dim..], columns, dim, count);
+            }
+        }
+        kernels.where_open(dbottom, inputs.bottom);
     }
 
-    /// The vectors of one sample, one behind the other, in `z`. The backward does this again rather than
-    /// keep them: a copy that stays in the first-level cache is cheaper than a buffer that does not.
-    fn collect(&self, bottom: &[f32], embeddings: Embeddings<'_>, row: usize, z: &mut [f32]) {
+    /// The vectors of up to sixteen samples as columns, one vector behind the other. The backward does this again
+    /// rather than keep them: what stays in the second-level cache is cheaper than a buffer that does not.
+    fn collect(&self, inputs: Inputs<'_>, first: usize, count: usize, z: &mut [f32]) {
         let dim = self.dim;
-        let (first, rest) = z.split_at_mut(self.passed());
-        if self.bottom {
-            first.copy_from_slice(&bottom[row * dim..][..dim]);
+        let (bottom, rest) = z.split_at_mut(self.passed() * LANES);
+        let panels = inputs.bottom.chunks_exact((inputs.rows * PANEL).max(1));
+        for (columns, panel) in bottom.chunks_mut(PANEL * LANES).zip(panels) {
+            self.kernels.to_columns(columns, &panel[first * PANEL..], PANEL, count);
         }
-        for (feature, z) in rest.chunks_exact_mut(dim).enumerate() {
-            let at = feature * embeddings.batch + embeddings.first + row;
-            z.copy_from_slice(&embeddings.values[at * dim..][..dim]);
+        for (feature, columns) in rest.chunks_exact_mut(dim * LANES).enumerate() {
+            let at = feature * inputs.batch + inputs.first + first;
+            self.kernels.to_columns(columns, &inputs.embeddings[at * dim..][..count * dim], dim, count);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A chain of linear layers, each followed by ReLU except, if asked, the last.
+//! A chain of linear layers, each followed by ReLU; the top's ends in a head of one output without.
 //!
 //! ```text
 //!   forward   y = max(x·wᵀ + b, 0)
@@ -6,15 +6,16 @@
 //! ```
 //!
 //! Parameters of all layers live in one flat vector, so that gradients, optimizer state and sums over shards are plain
-//! vectors of the same layout. A layer is a place in it.
+//! vectors of the same layout. A layer is a place in it. Activations and their gradients are in panels of 16 columns
+//! (`crate::simd`), whose padding is zero throughout.
 
 use std::ops::Range;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::matmul::{self, Shape};
-use crate::simd::Kernels;
+use super::lines::Lines;
+use crate::simd::{Finish, Kernels, LANES, LayerShape, PANEL};
 
 /// One linear layer: its sizes and where its parameters stand. Weights `[outputs, inputs]`, then biases.
 #[derive(Clone, Debug)]
@@ -22,7 +23,6 @@ pub(super) struct Layer {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) start: usize,
-    relu: bool,
 }
 
 impl Layer {
@@ -34,8 +34,59 @@ impl Layer {
         self.weight().end..self.weight().end + self.outputs
     }
 
-    fn shape(&self, rows: usize) -> Shape {
-        Shape { rows, inputs: self.inputs, outputs: self.outputs }
+    fn shape(&self, rows: usize) -> LayerShape {
+        LayerShape { rows, inputs: self.inputs, outputs: self.outputs }
+    }
+}
+
+/// Values of one row in panels.
+pub(super) fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(PANEL)
+}
+
+/// A layer's parameters as the products read them, padding filled with zeros. Laid out anew after every update, once
+/// for all shards.
+#[derive(Default)]
+pub(super) struct Weights {
+    /// `[outputs / 16][inputs][16]`.
+    forward: Lines,
+    /// `[inputs / 16][outputs][16]`.
+    backward: Lines,
+    bias: Lines,
+}
+
+impl Weights {
+    pub(super) fn lay_out(&mut self, kernels: Kernels, layer: &Layer, parameters: &[f32]) {
+        let Layer { inputs, outputs, .. } = *layer;
+        let (w, bias) = (&parameters[layer.weight()], &parameters[layer.bias()]);
+        // What is beyond a layer's own columns is zero from the start and never written.
+        self.forward.grow(padded(outputs) * padded(inputs));
+        self.backward.grow(padded(inputs) * padded(outputs));
+        self.bias.grow(padded(outputs));
+        self.bias[..outputs].copy_from_slice(bias);
+        let panels = self.forward.chunks_exact_mut(padded(inputs) * PANEL);
+        for (to, w) in panels.zip(w.chunks(PANEL * inputs)) {
+            kernels.to_columns(&mut to[..inputs * LANES], w, inputs, w.len() / inputs);
+        }
+        let panels = self.backward.chunks_exact_mut(padded(outputs) * PANEL);
+        for (panel, to) in panels.enumerate() {
+            let columns = panel * PANEL..inputs.min((panel + 1) * PANEL);
+            for (to, w) in to.chunks_exact_mut(PANEL).zip(w.chunks_exact(inputs)) {
+                to[..columns.len()].copy_from_slice(&w[columns.clone()]);
+            }
+        }
+    }
+
+    /// A head's parameters: its weights and its bias.
+    fn lay_out_head(&mut self, layer: &Layer, parameters: &[f32]) {
+        self.forward.grow(padded(layer.inputs));
+        self.forward[..layer.inputs].copy_from_slice(&parameters[layer.weight()]);
+        self.bias.grow(layer.outputs);
+        self.bias[..layer.outputs].copy_from_slice(&parameters[layer.bias()]);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.forward.bytes() + self.backward.bytes() + self.bias.bytes()
     }
 }
 
@@ -43,56 +94,58 @@ impl Layer {
 #[derive(Clone, Debug)]
 pub(super) struct Mlp {
     pub(super) layers: Vec<Layer>,
+    /// The last layer has one output and no ReLU.
+    headed: bool,
 }
 
-/// What a pass over one block of rows writes: the output of every layer, `[rows, outputs]` each.
+/// What a pass over one block of rows writes: the output of every layer but a head, in panels.
 #[derive(Default)]
 pub(super) struct Activations {
-    layers: Vec<Vec<f32>>,
+    layers: Vec<Lines>,
 }
 
 impl Activations {
     /// Room for `rows` rows of every layer of `mlp`; never shrinks.
     pub(super) fn reserve(&mut self, mlp: &Mlp, rows: usize) {
-        self.layers.resize_with(mlp.layers.len(), Vec::new);
-        for (buffer, layer) in self.layers.iter_mut().zip(&mlp.layers) {
-            grow(buffer, rows * layer.outputs);
+        self.layers.resize_with(mlp.hidden().len(), Lines::default);
+        for (buffer, layer) in self.layers.iter_mut().zip(mlp.hidden()) {
+            buffer.grow(rows * padded(layer.outputs));
         }
     }
 
-    /// The last layer's output.
+    /// The output of hidden layer `i`.
+    fn of(&self, mlp: &Mlp, i: usize, rows: usize) -> &[f32] {
+        &self.layers[i][..rows * padded(mlp.layers[i].outputs)]
+    }
+
+    /// The last hidden layer's output; nothing if there is none.
     pub(super) fn output(&self, mlp: &Mlp, rows: usize) -> &[f32] {
-        match (self.layers.last(), mlp.layers.last()) {
-            (Some(buffer), Some(layer)) => &buffer[..rows * layer.outputs],
-            _ => &[],
-        }
+        mlp.hidden().len().checked_sub(1).map_or(&[], |last| self.of(mlp, last, rows))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(|buffer| buffer.capacity() * size_of::<f32>()).sum()
-    }
-}
-
-/// Makes `buffer` at least `len` long; what it holds means nothing.
-pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        self.layers.iter().map(Lines::bytes).sum()
     }
 }
 
 impl Mlp {
-    /// Layers from `inputs` through `widths`, their parameters from `start` on. `relu_last` is false for
-    /// the MLP whose last output is the logit.
-    pub(super) fn new(inputs: usize, widths: &[usize], start: usize, relu_last: bool) -> Self {
+    /// Layers from `inputs` through `widths`, their parameters from `start` on. `headed` is true for the MLP whose last
+    /// output, the only one of its layer, is the logit.
+    pub(super) fn new(inputs: usize, widths: &[usize], start: usize, headed: bool) -> Self {
         let mut layers = Vec::with_capacity(widths.len());
         let (mut inputs, mut start) = (inputs, start);
-        for (i, &outputs) in widths.iter().enumerate() {
-            let layer = Layer { inputs, outputs, start, relu: relu_last || i + 1 < widths.len() };
+        for &outputs in widths {
+            let layer = Layer { inputs, outputs, start };
             start = layer.bias().end;
             inputs = outputs;
             layers.push(layer);
         }
-        Self { layers }
+        Self { layers, headed }
+    }
+
+    /// All layers but a head.
+    fn hidden(&self) -> &[Layer] {
+        &self.layers[..self.layers.len() - usize::from(self.headed)]
     }
 
     /// Where the parameters end; `start` if there are none.
@@ -100,9 +153,9 @@ impl Mlp {
         self.layers.last().map_or(start, |layer| layer.bias().end)
     }
 
-    /// The widest input or output.
+    /// The widest input or output, in panels.
     pub(super) fn widest(&self) -> usize {
-        self.layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(0)
+        self.layers.iter().map(|layer| padded(layer.inputs.max(layer.outputs))).max().unwrap_or(0)
     }
 
     /// Draws weights from N(0, 2/(inputs + outputs)) and biases from N(0, 1/outputs), given as variances:
@@ -117,66 +170,86 @@ impl Mlp {
         }
     }
 
-    /// Runs `rows` rows of `input` through the layers.
+    /// Lays out the parameters of layer `i`.
+    pub(super) fn lay_out(&self, kernels: Kernels, i: usize, parameters: &[f32], weights: &mut Weights) {
+        if self.headed && i + 1 == self.layers.len() {
+            weights.lay_out_head(&self.layers[i], parameters);
+        } else {
+            weights.lay_out(kernels, &self.layers[i], parameters);
+        }
+    }
+
+    /// Runs `rows` rows of `input`, in panels, through all layers but a head.
     pub(super) fn forward(
         &self,
         kernels: Kernels,
-        parameters: &[f32],
+        weights: &[Weights],
         input: &[f32],
         rows: usize,
         to: &mut Activations,
     ) {
         let mut x = input;
-        for (layer, buffer) in self.layers.iter().zip(&mut to.layers) {
-            let y = &mut buffer[..rows * layer.outputs];
-            matmul::forward(y, x, &parameters[layer.weight()], layer.shape(rows));
-            let bias = &parameters[layer.bias()];
-            if layer.relu {
-                kernels.bias_relu(y, bias);
-            } else {
-                for row in y.chunks_exact_mut(layer.outputs) {
-                    kernels.add(row, bias);
-                }
-            }
+        for ((layer, weights), buffer) in self.hidden().iter().zip(weights).zip(&mut to.layers) {
+            let y = &mut buffer[..rows * padded(layer.outputs)];
+            kernels.product(y, x, &weights.forward, rows, Finish::BiasRelu(&weights.bias));
             x = y;
         }
     }
 
-    /// The backward of [`forward`](Self::forward), whose `input` and activations are given. `flow` holds the
-    /// gradient of the output and, unless `stop_at_input`, ends with that of the input. Overwrites this
-    /// MLP's part of `gradients`, which has the layout of the parameters.
+    /// The head: one logit for each row, after [`forward`](Self::forward).
+    pub(super) fn score(&self, kernels: Kernels, weights: &[Weights], pass: Pass<'_>, logits: &mut [f32]) {
+        let (Some(weights), true) = (weights.last(), self.headed) else { return };
+        kernels.head(logits, self.input_of(pass, self.hidden().len()), &weights.forward);
+        logits.iter_mut().for_each(|logit| *logit += weights.bias[0]);
+    }
+
+    /// The way back through the head: `flow` becomes the gradient of the last hidden layer's output, or of the input.
+    pub(super) fn score_backward(
+        &self,
+        kernels: Kernels,
+        weights: &[Weights],
+        pass: Pass<'_>,
+        flow: &mut Flow,
+        gradients: &mut [f32],
+    ) {
+        let (Some(layer), Some(weights), true) = (self.layers.last(), weights.last(), self.headed) else { return };
+        let (dw, db) = gradients[layer.start..layer.bias().end].split_at_mut(layer.inputs);
+        let dy = &flow.logits[..pass.rows];
+        db[0] = dy.iter().sum();
+        let x = self.input_of(pass, self.hidden().len());
+        let dx = &mut flow.gradient[..x.len()];
+        kernels.head_backward(dx, dw, dy, x, &weights.forward, !self.hidden().is_empty());
+    }
+
+    /// The backward of [`forward`](Self::forward). `flow` holds the gradient of the last output, already zero where
+    /// that is cut off, and, unless `stop_at_input`, ends with that of the input. Overwrites the layers' part of
+    /// `gradients`, which has the layout of the parameters.
     pub(super) fn backward(
         &self,
         kernels: Kernels,
-        parameters: &[f32],
+        weights: &[Weights],
         pass: Pass<'_>,
         flow: &mut Flow,
         gradients: &mut [f32],
     ) {
         let rows = pass.rows;
-        for (i, layer) in self.layers.iter().enumerate().rev() {
-            let dy = &mut flow.gradient[..rows * layer.outputs];
-            let y = &pass.activations.layers[i][..dy.len()];
+        for (i, (layer, weights)) in self.hidden().iter().zip(weights).enumerate().rev() {
+            let dy = &flow.gradient[..rows * padded(layer.outputs)];
             let (dw, db) = gradients[layer.start..layer.bias().end].split_at_mut(layer.weight().len());
-            if layer.relu {
-                kernels.relu_bias_backward(dy, y, db);
-            } else {
-                db.fill(0.0);
-                for row in dy.chunks_exact(layer.outputs) {
-                    kernels.add(db, row);
-                }
-            }
-            let x = match i.checked_sub(1) {
-                Some(before) => &pass.activations.layers[before][..rows * layer.inputs],
-                None => pass.input,
-            };
-            matmul::weight_gradient(dw, dy, x, layer.shape(rows));
+            kernels.column_sums(db, dy, rows);
+            let x = self.input_of(pass, i);
+            kernels.weight_gradient(dw, dy, x, layer.shape(rows));
             if i > 0 || !pass.stop_at_input {
-                let dx = &mut flow.next[..rows * layer.inputs];
-                matmul::input_gradient(dx, dy, &parameters[layer.weight()], layer.shape(rows));
+                let finish = if i > 0 { Finish::WhereOpen(x) } else { Finish::Plain };
+                kernels.product(&mut flow.next[..x.len()], dy, &weights.backward, rows, finish);
                 std::mem::swap(&mut flow.gradient, &mut flow.next);
             }
         }
+    }
+
+    /// What layer `i` read.
+    fn input_of<'a>(&self, pass: Pass<'a>, i: usize) -> &'a [f32] {
+        i.checked_sub(1).map_or(pass.input, |before| pass.activations.of(self, before, pass.rows))
     }
 }
 
@@ -184,28 +257,42 @@ impl Mlp {
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) rows: usize,
+    /// In panels.
     pub(super) input: &'a [f32],
     pub(super) activations: &'a Activations,
     /// True if nobody asks for the gradient of the input.
     pub(super) stop_at_input: bool,
 }
 
-/// The gradient on its way back, and room for the next one.
+/// The gradient on its way back, in panels, and room for the next one.
 #[derive(Default)]
 pub(super) struct Flow {
-    pub(super) gradient: Vec<f32>,
-    next: Vec<f32>,
+    /// Gradient by the logits, one for each row.
+    pub(super) logits: Lines,
+    pub(super) gradient: Lines,
+    next: Lines,
 }
 
 impl Flow {
-    /// Room for `len` values; never shrinks.
-    pub(super) fn reserve(&mut self, len: usize) {
-        grow(&mut self.gradient, len);
-        grow(&mut self.next, len);
+    /// Room for `rows` rows of `width` values; never shrinks.
+    pub(super) fn reserve(&mut self, rows: usize, width: usize) {
+        self.logits.grow(rows);
+        self.gradient.grow(rows * width);
+        self.next.grow(rows * width);
+    }
+
+    /// Where the gradient to go on with is written while the one that was come by is read.
+    pub(super) fn turn(&mut self) -> (&[f32], &mut [f32]) {
+        (&self.gradient, &mut self.next)
+    }
+
+    /// Goes on with what was written.
+    pub(super) fn go_on(&mut self) {
+        std::mem::swap(&mut self.gradient, &mut self.next);
     }
 
     pub(super) fn bytes(&self) -> usize {
-        (self.gradient.capacity() + self.next.capacity()) * size_of::<f32>()
+        self.logits.bytes() + self.gradient.bytes() + self.next.bytes()
     }
 }
 
@@ -221,7 +308,7 @@ mod tests {
 
     #[test]
     fn initial_weights_have_the_stated_spread() {
-        let mlp = Mlp::new(200, &[120], 0, true);
+        let mlp = Mlp::new(200, &[120], 0, false);
         let mut parameters = vec![0.0; mlp.end(0)];
         mlp.initialize(&mut parameters, 7);
         let variance = |range: Range<usize>| {
@@ -241,8 +328,8 @@ mod tests {
 
     #[test]
     fn layers_follow_each_other_without_gap_or_overlap() {
-        let bottom = Mlp::new(3, &[4, 2], 0, true);
-        let top = Mlp::new(5, &[6, 1], bottom.end(0), false);
+        let bottom = Mlp::new(3, &[4, 2], 0, false);
+        let top = Mlp::new(5, &[6, 1], bottom.end(0), true);
         let mut at = 0;
         for layer in bottom.layers.iter().chain(&top.layers) {
             assert_eq!(layer.weight().start, at);
@@ -250,6 +337,6 @@ mod tests {
             at = layer.bias().end;
         }
         assert_eq!(at, 3 * 4 + 4 + 4 * 2 + 2 + 5 * 6 + 6 + 6 + 1);
-        assert_eq!(Mlp::new(9, &[], 17, true).end(17), 17);
+        assert_eq!(Mlp::new(9, &[], 17, false).end(17), 17);
     }
 }

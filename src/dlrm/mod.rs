@@ -10,7 +10,7 @@
 //!
 //! Every hidden layer, and the bottom's last, is `max(x·Wᵀ + b, 0)`; the top's last is `x·Wᵀ + b`. The loss is the
 //! binary cross-entropy of the logit, averaged over the batch. Forward and backward are written by hand,
-//! as pairs, one file per layer: [`loss`], and inside `interaction`, `mlp` and `matmul`.
+//! as pairs, one file per layer: [`loss`], and inside `interaction` and `mlp`.
 //! The model is that of Naumov et al. (2019, arXiv 1906.00091), dot interaction without the diagonal.
 //!
 //! One step: gather every table's rows, run the dense part forward and back, hand each table its
@@ -18,8 +18,8 @@
 //! update, so that a single pass over a stream also validates (progressive validation).
 //!
 //! **The same bits for every number of threads.** A batch is cut by its size alone, sums are added in a fixed
-//! order, and a table is one thread's work. (Bits do depend on the processor, through the library of
-//! matrix products.)
+//! order, and a table is one thread's work. (Bits do depend on whether the processor fuses multiply and
+//! add, in the matrix products.)
 //!
 //! What this refuses to do: other interactions, other losses, other
 //! layers, half precision, GPUs, more than one machine, more than one key per feature and sample. It trains one
@@ -28,20 +28,24 @@
 mod config;
 mod dense;
 mod interaction;
+mod lines;
 pub mod loss;
-mod matmul;
+mod machine;
 pub mod metrics;
 mod mlp;
 mod model;
 mod optim;
+mod profile;
 pub mod run;
 mod shard;
 mod workers;
 
 pub use config::DlrmConfig;
 pub use dense::{DenseInput, DenseNet, Parameter};
+pub use machine::Machine;
 pub use model::{Dlrm, StepLoss};
 pub use optim::DenseOptimizer;
+pub use profile::{Phase, PhaseTimes};
 
 /// Why a model could not be built or a step not be made.
 #[derive(Debug, thiserror::Error)]

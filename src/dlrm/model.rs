@@ -1,6 +1,8 @@
 //! The dense part and a store, put together: one training step.
 
 use super::dense::{DenseInput, DenseNet};
+use super::lines::Lines;
+use super::profile::{Phase, PhaseTimes};
 use super::{DlrmConfig, TrainError, expect_len};
 use crate::data::Batch;
 use crate::{Policy, Store, StoreConfig, TableConfig, TableId};
@@ -17,8 +19,8 @@ pub struct Dlrm {
     n_dense: usize,
     n_features: usize,
     dim: usize,
-    /// Embeddings on the way in, their gradients on the way out: `[n_features, rows, dim]`.
-    embeddings: Vec<f32>,
+    /// `[n_features, rows, dim]`.
+    embeddings: Lines,
 }
 
 /// What one training step measured.
@@ -43,7 +45,7 @@ impl Dlrm {
             n_dense: config.n_dense,
             n_features: config.n_features,
             dim: config.dim,
-            embeddings: Vec::new(),
+            embeddings: Lines::default(),
         })
     }
 
@@ -66,7 +68,7 @@ impl Dlrm {
         let workers = self.net.workers().clone();
         workers.run(|| {
             self.gather(&store, &batch)?;
-            self.net.backward(&input(&batch, &self.embeddings), &batch.labels, &mut Vec::new())?;
+            self.net.backward(&input(&batch, self.dim, &self.embeddings), &batch.labels, &mut Vec::new())?;
             self.train_tables(&store, &batch)
         })
     }
@@ -80,7 +82,7 @@ impl Dlrm {
         let workers = self.net.workers().clone();
         workers.run(|| {
             self.gather(store, batch)?;
-            self.net.forward(&input(batch, &self.embeddings), logits)
+            self.net.forward(&input(batch, self.dim, &self.embeddings), logits)
         })
     }
 
@@ -98,10 +100,10 @@ impl Dlrm {
         let workers = self.net.workers().clone();
         workers.run(|| {
             self.gather(store, batch)?;
-            let mean = self.net.backward(&input(batch, &self.embeddings), &batch.labels, logits)?;
+            let mean = self.net.backward(&input(batch, self.dim, &self.embeddings), &batch.labels, logits)?;
             self.train_tables(store, batch)?;
             self.net.update();
-            store.step()?;
+            self.net.timers().time(Phase::Prune, || store.step())?;
             Ok(StepLoss { mean, rows: batch.rows })
         })
     }
@@ -110,6 +112,24 @@ impl Dlrm {
     #[must_use]
     pub fn dense(&self) -> &DenseNet {
         &self.net
+    }
+
+    /// The time of each phase since the start, of all threads together.
+    #[must_use]
+    pub fn times(&self) -> PhaseTimes {
+        self.net.times()
+    }
+
+    /// Floating-point operations that training one row takes in the matrix products, a multiply-add counted as two.
+    #[must_use]
+    pub fn mlp_flops_per_row(&self) -> f64 {
+        self.net.mlp_flops_per_row()
+    }
+
+    /// Floating-point operations that training one row takes in the interaction.
+    #[must_use]
+    pub fn cross_flops_per_row(&self) -> f64 {
+        self.net.cross_flops_per_row()
     }
 
     /// Bytes of the dense parameters and their optimizer state.
@@ -121,17 +141,18 @@ impl Dlrm {
     /// Bytes of all buffers a step uses. They grow with the largest batch seen.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
-        self.net.buffer_bytes() + (self.embeddings.capacity() * size_of::<f32>()) as u64
+        self.net.buffer_bytes() + self.embeddings.bytes() as u64
     }
 
     /// Hands every table its gradients, a table on any thread.
-    fn train_tables(&mut self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
-        let workers = self.net.workers().clone();
-        // The embeddings have done their part: their place takes the gradients.
-        workers.try_pieces(&mut self.embeddings, batch.rows * self.dim, |feature, gradient| {
-            self.net.copy_embedding_gradient(feature, gradient)?;
-            store.apply_gradients(TableId::new(feature), batch.feature_keys(feature), gradient)?;
-            Ok::<(), TrainError>(())
+    fn train_tables(&self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
+        self.net.workers().try_each(self.n_features, |feature| {
+            self.net.timers().time(Phase::Tables, || {
+                self.net.with_embedding_gradient(feature, |gradient| {
+                    store.apply_gradients(TableId::new(feature), batch.feature_keys(feature), gradient)?;
+                    Ok(())
+                })
+            })
         })
     }
 
@@ -139,9 +160,11 @@ impl Dlrm {
     fn gather(&mut self, store: &Store, batch: &Batch) -> Result<(), TrainError> {
         self.check(store, batch)?;
         let values = batch.rows * self.dim;
-        self.embeddings.resize(self.n_features * values, 0.0);
-        self.net.workers().try_pieces(&mut self.embeddings, values, |feature, out| {
-            store.gather(TableId::new(feature), batch.feature_keys(feature), out)
+        self.embeddings.grow(self.n_features * values);
+        self.net.workers().try_pieces(&mut self.embeddings[..self.n_features * values], values, |feature, out| {
+            self.net
+                .timers()
+                .time(Phase::Gather, || store.gather(TableId::new(feature), batch.feature_keys(feature), out))
         })?;
         Ok(())
     }
@@ -168,6 +191,7 @@ impl Dlrm {
     }
 }
 
-fn input<'a>(batch: &'a Batch, embeddings: &'a [f32]) -> DenseInput<'a> {
+fn input<'a>(batch: &'a Batch, dim: usize, embeddings: &'a [f32]) -> DenseInput<'a> {
+    let embeddings = &embeddings[..batch.keys.len() * dim];
     DenseInput { rows: batch.rows, dense: &batch.dense, embeddings }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::data::{Batch, DataError, Loader};
 use crate::dlrm::metrics::{HistogramAuc, LossSums, Metrics, Scored};
-use crate::dlrm::{Dlrm, TrainError};
+use crate::dlrm::{Dlrm, Phase, PhaseTimes, TrainError};
 use crate::sync::{AtomicBool, Ordering};
 use crate::{Events, Stats, Store, TableStats};
 
@@ -89,6 +89,10 @@ pub struct RunReport {
     pub skipped_lines: u64,
     /// The store at the end.
     pub store: Stats,
+    /// Where the time of training went, of all threads together; held-out scoring not.
+    pub times: PhaseTimes,
+    /// Seconds of training: what each thread could have worked.
+    pub train_s: f64,
     /// Bytes of the model's parameters with their optimizer state.
     pub model_bytes: u64,
     /// Bytes of batches, activations and the rows kept for metrics.
@@ -132,9 +136,11 @@ pub fn run(
     on_window: &mut dyn FnMut(&Window),
 ) -> Result<RunReport, RunFailure> {
     let mut state = Progress::new(config, store);
+    let before = model.times();
     let trained = state.train(model, loader, stop, on_window);
     state.close_window(on_window);
     state.train_s = state.started.elapsed().as_secs_f64();
+    state.times = state.times.plus(&model.times().since(&before));
     let scored = match trained {
         Ok(()) if !state.interrupted => state.score_holdout(model, loader, stop),
         other => other,
@@ -159,6 +165,7 @@ struct Progress<'a> {
     windows: u64,
     interrupted: bool,
     train_s: f64,
+    times: PhaseTimes,
     holdout_bytes: u64,
     /// The most that model and reader held in buffers.
     buffer_bytes: u64,
@@ -179,6 +186,7 @@ impl<'a> Progress<'a> {
             windows: 0,
             interrupted: false,
             train_s: 0.0,
+            times: PhaseTimes::default(),
             holdout_bytes: 0,
             buffer_bytes: 0,
         }
@@ -199,10 +207,14 @@ impl<'a> Progress<'a> {
                 self.interrupted = true;
                 return Ok(());
             }
-            let Some(batch) = loader.next()? else {
+            let asked = Instant::now();
+            let next = loader.next();
+            self.times.add(Phase::Read, asked.elapsed());
+            let Some(batch) = next? else {
                 return Ok(());
             };
             model.train_step(self.store, &batch, &mut logits)?;
+            let trained = Instant::now();
             self.window.add(&logits, &batch.labels);
             self.losses.add(&logits, &batch.labels);
             self.histogram.add(&logits, &batch.labels);
@@ -211,6 +223,7 @@ impl<'a> Progress<'a> {
                 self.close_window(on_window);
             }
             self.buffer_bytes = self.buffer_bytes.max(model.buffer_bytes() + loader.buffer_bytes());
+            self.times.add(Phase::Metrics, trained.elapsed());
         }
     }
 
@@ -273,6 +286,8 @@ impl<'a> Progress<'a> {
             progressive: self.progressive(),
             ctr: self.losses.ctr(),
             samples_per_s: rate(self.losses.rows(), self.train_s),
+            times: self.times,
+            train_s: self.train_s,
             wall_s: self.started.elapsed().as_secs_f64(),
             windows: self.windows,
             interrupted: self.interrupted,

@@ -1,7 +1,8 @@
 //! How a batch is cut into shards, and what they need and leave.
 
-use super::interaction::Interaction;
-use super::mlp::{Activations, Flow, Mlp, grow};
+use super::interaction::{Columns, Interaction};
+use super::lines::Lines;
+use super::mlp::{Activations, Flow, Mlp, padded};
 
 /// A batch has at most this many shards: enough for as many threads; each costs a copy of the
 /// parameters' size.
@@ -42,8 +43,8 @@ pub(super) struct Shard {
     pub(super) loss: f64,
     /// Laid out like the parameters.
     pub(super) gradients: Vec<f32>,
-    /// `[rows, vectors, dim]`.
-    pub(super) vector_gradients: Vec<f32>,
+    /// Gradients of the embeddings, `[n_features, rows, dim]`.
+    pub(super) embedding_gradients: Lines,
 }
 
 /// What a thread needs for a shard and no longer.
@@ -51,32 +52,35 @@ pub(super) struct Shard {
 pub(super) struct Workspace {
     pub(super) bottom: Activations,
     pub(super) top: Activations,
-    /// Output of the interaction.
-    pub(super) crossed: Vec<f32>,
-    /// The interacting vectors of one sample.
-    pub(super) z: Vec<f32>,
+    /// Dense features, in panels.
+    pub(super) dense: Lines,
+    /// Output of the interaction, in panels.
+    pub(super) crossed: Lines,
+    pub(super) columns: Columns,
     pub(super) flow: Flow,
+    /// One table's gradients, on their way to it.
+    pub(super) table: Lines,
 }
 
 impl Shard {
     pub(super) fn bytes(&self) -> usize {
-        let values = self.logits.capacity() + self.gradients.capacity() + self.vector_gradients.capacity();
-        values * size_of::<f32>()
+        (self.logits.capacity() + self.gradients.capacity()) * size_of::<f32>() + self.embedding_gradients.bytes()
     }
 }
 
 impl Workspace {
     /// Room for `rows` rows; never shrinks.
-    pub(super) fn reserve(&mut self, bottom: &Mlp, interaction: &Interaction, top: &Mlp, rows: usize) {
+    pub(super) fn reserve(&mut self, n_dense: usize, bottom: &Mlp, interaction: &Interaction, top: &Mlp, rows: usize) {
         self.bottom.reserve(bottom, rows);
         self.top.reserve(top, rows);
-        grow(&mut self.crossed, rows * interaction.outputs());
-        grow(&mut self.z, interaction.vectors() * interaction.dim);
-        self.flow.reserve(rows * bottom.widest().max(top.widest()));
+        self.dense.grow(rows * padded(n_dense));
+        self.crossed.grow(rows * padded(interaction.outputs()));
+        self.columns.reserve(interaction);
+        self.flow.reserve(rows, bottom.widest().max(top.widest()));
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let values = self.crossed.capacity() + self.z.capacity();
-        self.bottom.bytes() + self.top.bytes() + self.flow.bytes() + values * size_of::<f32>()
+        let layers = self.bottom.bytes() + self.top.bytes() + self.flow.bytes();
+        layers + self.table.bytes() + self.dense.bytes() + self.crossed.bytes() + self.columns.bytes()
     }
 }

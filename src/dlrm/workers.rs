@@ -77,4 +77,47 @@ impl Workers {
             }),
         }
     }
+
+    /// Runs `work` for every number below `count`, each on any of the threads. Errors as in
+    /// [`try_pieces`](Self::try_pieces).
+    pub(super) fn try_each<E: Send>(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> Result<(), E> + Send + Sync,
+    ) -> Result<(), E> {
+        match &self.pool {
+            None => (0..count).try_for_each(work),
+            Some(pool) => pool.install(|| (0..count).into_par_iter().with_max_len(1).try_for_each(work)),
+        }
+    }
+
+    /// Runs `work` on every piece of `len` values and the piece of `beside` that belongs to it, which is as long, or
+    /// empty if `beside` is.
+    pub(super) fn pieces(
+        &self,
+        values: &mut [f32],
+        beside: &mut [f32],
+        len: usize,
+        work: impl Fn(usize, &mut [f32], &mut [f32]) + Send + Sync,
+    ) {
+        if beside.is_empty() {
+            let alone = |i: usize, piece: &mut [f32]| {
+                work(i, piece, &mut []);
+                Ok::<(), std::convert::Infallible>(())
+            };
+            let Ok(()) = self.try_pieces(values, len, alone);
+            return;
+        }
+        let len = len.max(1);
+        match &self.pool {
+            None => {
+                let pieces = values.chunks_mut(len).zip(beside.chunks_mut(len));
+                pieces.enumerate().for_each(|(i, (piece, beside))| work(i, piece, beside));
+            }
+            Some(pool) => pool.install(|| {
+                let pieces = values.par_chunks_mut(len).zip(beside.par_chunks_mut(len)).with_max_len(1).enumerate();
+                pieces.for_each(|(i, (piece, beside))| work(i, piece, beside));
+            }),
+        }
+    }
 }

@@ -19,19 +19,32 @@ fn reuse(rows: &Rows, head: ChunkIndex, guard: &Guard) -> bool {
     reused
 }
 
+/// A row with one chunk of 3.0, and a handle for each of two threads.
+fn row_and_handles() -> (Arc<Rows>, ChunkIndex, LocalHandle, LocalHandle) {
+    let (rows, head) = Rows::with(&[(0, 3.0)]);
+    let collector = Collector::new();
+    (rows, head, collector.register(), collector.register())
+}
+
+/// Lets another thread do `body` under one pin. It hands its handle back, so that nothing is collected as it ends.
+fn spawn_pinned<T: 'static>(
+    rows: &Arc<Rows>,
+    handle: LocalHandle,
+    body: impl FnOnce(&Rows, &Guard) -> T + 'static,
+) -> loom::thread::JoinHandle<(T, LocalHandle)> {
+    let rows = Arc::clone(rows);
+    spawn(move || {
+        let answer = body(&rows, &handle.pin());
+        (answer, handle)
+    })
+}
+
 #[test]
 fn reclaim_an_update_meets_its_row_or_its_end() {
     explore("reclaim: find and update, evict and reuse", 2, || {
-        let (rows, head) = Rows::with(&[(0, 3.0)]);
-        let collector = Collector::new();
-        let (handle, their_handle) = (collector.register(), collector.register());
-        let theirs = Arc::clone(&rows);
-        let thread = spawn(move || {
-            let guard = their_handle.pin();
-            let updated = theirs.find(&guard).map(|head| theirs.add_to_all(head, 1.0));
-            drop(guard);
-            (updated, their_handle)
-        });
+        let (rows, head, handle, their_handle) = row_and_handles();
+        let thread =
+            spawn_pinned(&rows, their_handle, |rows, guard| rows.find(guard).map(|head| rows.add_to_all(head, 1.0)));
         rows.evict(head, &handle.pin());
         run_what_is_due(&handle);
         let reused = reuse(&rows, head, &handle.pin());
@@ -48,16 +61,8 @@ fn reclaim_an_update_meets_its_row_or_its_end() {
 #[test]
 fn reclaim_a_read_of_a_row_that_moves_is_of_that_row() {
     explore("reclaim: find and read, move and reuse", 2, || {
-        let (rows, head) = Rows::with(&[(0, 3.0)]);
-        let collector = Collector::new();
-        let (handle, their_handle) = (collector.register(), collector.register());
-        let theirs = Arc::clone(&rows);
-        let thread = spawn(move || {
-            let guard = their_handle.pin();
-            let read = theirs.find(&guard).map(|head| theirs.read(head));
-            drop(guard);
-            (read, their_handle)
-        });
+        let (rows, head, handle, their_handle) = row_and_handles();
+        let thread = spawn_pinned(&rows, their_handle, |rows, guard| rows.find(guard).map(|head| rows.read(head)));
         let guard = handle.pin();
         rows.relocate(head, &guard);
         rows.retire_head(head, &guard);
@@ -101,9 +106,7 @@ fn reclaim_a_segment_stays_while_it_is_looked_at() {
 #[test]
 fn reclaim_waits_for_whoever_is_pinned() {
     explore("reclaim: unpin and ask, evict and ask", 2, || {
-        let (rows, head) = Rows::with(&[(0, 3.0)]);
-        let collector = Collector::new();
-        let (handle, their_handle) = (collector.register(), collector.register());
+        let (rows, head, handle, their_handle) = row_and_handles();
         let guard = handle.pin();
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || {

@@ -7,7 +7,8 @@ use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
-use crate::slab::{Magazine, Slab, Superblocks};
+use crate::slab::{Magazine, Slab};
+use crate::superblocks::Superblocks;
 
 /// Two slabs on three superblocks of 16 words, and a layout of two one-dimensional chunks.
 pub(super) struct Rows {

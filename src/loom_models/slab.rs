@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::region::SYSTEM_KEEPS;
-use crate::slab::{AllocError, Magazine, Slab, Superblocks};
+use crate::slab::{Magazine, Slab};
+use crate::superblocks::{AllocError, Superblocks};
 
 fn slab_of(record_words: usize, superblocks: u32) -> (Arc<Slab>, Arc<Superblocks>) {
     let pool = Arc::new(Superblocks::new(superblocks, 64, Arc::new(Budget::new(1 << 20))).unwrap());

@@ -57,15 +57,17 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// Takes `path` for a run: creates it where it does not exist, and otherwise checks that it is empty or an earlier
-    /// run's. Touches no file yet.
+    /// Takes `path` for a run: where it exists, checks that it is empty or an earlier run's. Touches nothing yet.
     ///
     /// # Errors
-    /// [`OutError::NotOurs`] if it holds files that are no run's; [`OutError::Io`] if it cannot be made or listed.
+    /// [`OutError::NotOurs`] if it holds files that are no run's; [`OutError::Io`] if it cannot be listed.
     pub(crate) fn open(path: &Path) -> Result<RunDir, OutError> {
-        fs::create_dir_all(path).map_err(io_error(path))?;
         let mut first_name = None;
-        for entry in fs::read_dir(path).map_err(io_error(path))? {
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(io_error(path))?),
+        };
+        for entry in entries.into_iter().flatten() {
             let name = entry.map_err(io_error(path))?.file_name().to_string_lossy().into_owned();
             let name_is_ours = [METRICS, REPORT, PAGE].contains(&name.as_str());
             if name_is_ours && !is_ours(&path.join(&name), &name) {
@@ -82,11 +84,12 @@ impl RunDir {
         }
     }
 
-    /// Removes an earlier run's files and starts `metrics.jsonl`.
+    /// Makes the directory where it does not exist, removes an earlier run's files and starts `metrics.jsonl`.
     ///
     /// # Errors
     /// [`OutError::Io`].
     pub(crate) fn begin(&mut self) -> Result<(), OutError> {
+        fs::create_dir_all(&self.path).map_err(io_error(&self.path))?;
         self.clear()?;
         let path = self.path.join(METRICS);
         self.metrics = Some(File::create_new(&path).map_err(io_error(&path))?);

@@ -5,7 +5,7 @@
 //! of 4, 8, 16 or 32 values is vector code throughout, and every value sees the same operations.
 //! `inline(always)` carries a body into the copy that is compiled for one level.
 
-use fearless_simd::{Select, Simd, SimdFloat, f32x4, f32x8, f32x16};
+use fearless_simd::{Simd, SimdFloat, f32x4, f32x8, f32x16};
 
 use super::AdamStep;
 
@@ -86,38 +86,6 @@ fn scale_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, y: &mut [f32], a
 #[inline(always)]
 pub(super) fn scale<S: Simd>(simd: S, y: &mut [f32], alpha: f32) {
     walk!(simd, scale_body, [y], [], alpha);
-}
-
-#[inline(always)]
-fn bias_relu_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, x: &mut [f32], bias: &[f32]) {
-    let sum = V::from_slice(simd, x) + V::from_slice(simd, bias);
-    // Not a maximum, which may turn a value that is not a number into zero and hide it.
-    sum.simd_lt(0.0).select(V::splat(simd, 0.0), sum).store_slice(x);
-}
-
-#[inline(always)]
-pub(super) fn bias_relu<S: Simd>(simd: S, x: &mut [f32], bias: &[f32]) {
-    for row in x.chunks_exact_mut(bias.len().max(1)) {
-        walk!(simd, bias_relu_body, [row], [bias]);
-    }
-}
-
-#[inline(always)]
-fn relu_backward_body<S: Simd, V: SimdFloat<S, Element = f32>>(simd: S, dy: &mut [f32], dbias: &mut [f32], y: &[f32]) {
-    let closed = V::from_slice(simd, y).simd_eq(0.0);
-    let passed = closed.select(V::splat(simd, 0.0), V::from_slice(simd, dy));
-    passed.store_slice(dy);
-    (V::from_slice(simd, dbias) + passed).store_slice(dbias);
-}
-
-#[inline(always)]
-pub(super) fn relu_bias_backward<S: Simd>(simd: S, dy: &mut [f32], y: &[f32], dbias: &mut [f32]) {
-    dbias.fill(0.0);
-    let width = dbias.len().max(1);
-    for (row, y) in dy.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
-        let dbias = &mut *dbias;
-        walk!(simd, relu_backward_body, [row, dbias], [y]);
-    }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 //!          elementwise.rs   reduce.rs   pairwise.rs│      scalar.rs = what every copy must return
 //! ```
 //!
-//! Three properties hold for every kernel, and `tests/simd_parity.rs` checks them bit by bit:
+//! Three properties hold for every kernel but the two matrix products, and `tests/simd_parity.rs` checks them bit by bit:
 //!
 //! * **The same bits at every level.** Products and sums are rounded separately (no fused
 //!   multiply-add) and partial sums have a fixed shape, eight lanes, whatever the register width.
@@ -16,15 +16,25 @@
 //! * **Lengths are checked** before anything is written: slices that must be equally long and are not
 //!   are a mistake of the calling code, and panic.
 //!
+//! [`Kernels::product`] and [`Kernels::weight_gradient`] fuse multiply and add where the processor can: their bits are
+//! the same with AVX2 and with AVX-512, and others without. No embedding of a store depends on them.
+//!
 //! This is a leaf: it imports nothing of the crate. It is reachable from outside, but hidden, so that
 //! parity tests and benches can call it; it is no part of the crate's promises.
 
+mod columns;
 mod elementwise;
 mod pairwise;
+mod peak;
+mod product;
 mod reduce;
 pub mod scalar;
 
 use fearless_simd::{Level, dispatch};
+
+pub use columns::LANES;
+use product::Task;
+pub use product::{Finish, LayerShape, PANEL};
 
 /// The constants of one Adam step, computed once and used for every chunk of that step.
 ///
@@ -126,20 +136,6 @@ impl Kernels {
         dispatch!(self.level, simd => elementwise::scale(simd, y, alpha));
     }
 
-    /// `x[r, j] = max(x[r, j] + bias[j], 0)` for every row of the row-major `x: [rows, bias.len()]`.
-    pub fn bias_relu(self, x: &mut [f32], bias: &[f32]) {
-        whole_rows(x.len(), bias.len());
-        dispatch!(self.level, simd => elementwise::bias_relu(simd, x, bias));
-    }
-
-    /// The backward of [`bias_relu`](Self::bias_relu), given its output `y`: `dy` becomes zero where
-    /// `y` is, and `dbias[j] = Σ_r dy[r, j]`, rows added in order. `dy`, `y`: `[rows, dbias.len()]`.
-    pub fn relu_bias_backward(self, dy: &mut [f32], y: &[f32], dbias: &mut [f32]) {
-        same_length(dy.len(), &[y.len()]);
-        whole_rows(dy.len(), dbias.len());
-        dispatch!(self.level, simd => elementwise::relu_bias_backward(simd, dy, y, dbias));
-    }
-
     /// Gradient descent: `w -= lr·g`.
     pub fn sgd(self, w: &mut [f32], g: &[f32], lr: f32) {
         same_length(w.len(), &[g.len()]);
@@ -174,23 +170,119 @@ impl Kernels {
         dispatch!(self.level, simd => elementwise::adam(simd, w, m, v, g, step));
     }
 
-    /// Dot products of every pair of the `n` vectors in `z: [n, dim]`, row by row of the strictly lower
-    /// triangle: (1,0), (2,0), (2,1), (3,0), ... `out` holds `n(n-1)/2` values.
+    /// Dot products of every pair of the `n` vectors of sixteen samples, `z: [n, dim, 16]`, row by row of the strictly
+    /// lower triangle: (1,0), (2,0), (2,1), (3,0), ... `out: [n(n-1)/2, 16]`.
     pub fn pair_dots(self, z: &[f32], dim: usize, out: &mut [f32]) {
-        let n = whole_rows(z.len(), dim);
-        same_length(out.len(), &[pairs(n)]);
+        let n = whole_rows(z.len(), dim * LANES);
+        same_length(out.len(), &[pairs(n) * LANES]);
         dispatch!(self.level, simd => pairwise::pair_dots(simd, z, dim, out));
     }
 
     /// The backward of [`pair_dots`](Self::pair_dots): `dz[i] = Σ_{j≠i} dout[pair(i, j)]·z[j]`, `j` in
-    /// rising order. Overwrites `dz: [n, dim]`.
+    /// rising order. Overwrites `dz: [n, dim, 16]`.
     pub fn pair_dots_backward(self, z: &[f32], dim: usize, dout: &[f32], dz: &mut [f32]) {
-        let n = whole_rows(z.len(), dim);
+        let n = whole_rows(z.len(), dim * LANES);
         same_length(z.len(), &[dz.len()]);
-        same_length(dout.len(), &[pairs(n)]);
+        same_length(dout.len(), &[pairs(n) * LANES]);
         dispatch!(self.level, simd => pairwise::pair_dots_backward(simd, z, dim, dout, dz));
     }
+
+    /// `columns[c][lane] = rows[lane · stride + c]` for `count` rows, up to sixteen; zero in the lanes beyond.
+    /// `columns: [width, 16]`.
+    pub fn to_columns(self, columns: &mut [f32], rows: &[f32], stride: usize, count: usize) {
+        spread(columns.len(), rows.len(), stride, count);
+        dispatch!(self.level, simd => columns::to_columns(simd, columns, rows, stride, count));
+    }
+
+    /// The way back from [`to_columns`](Self::to_columns): `rows[lane · stride + c] = columns[c][lane]` for `count`
+    /// lanes.
+    pub fn from_columns(self, rows: &mut [f32], columns: &[f32], stride: usize, count: usize) {
+        spread(columns.len(), rows.len(), stride, count);
+        dispatch!(self.level, simd => columns::from_columns(simd, rows, columns, stride, count));
+    }
+
+    /// `c[r][j] = finish(Σ_k a[r][k]·b[k][j])` with `a: [inner / 16][rows][16]`, `b: [columns / 16][inner][16]` and
+    /// `c: [columns / 16][rows][16]`: the forward and the input-gradient product of a layer.
+    ///
+    /// Fuses multiply and add where the processor can: see the module documentation.
+    pub fn product(self, c: &mut [f32], a: &[f32], b: &[f32], rows: usize, finish: Finish<'_>) {
+        if rows == 0 {
+            return;
+        }
+        let (inner, columns) = (whole_rows(a.len(), rows * PANEL), whole_rows(c.len(), rows * PANEL));
+        same_length(b.len(), &[inner * columns * PANEL * PANEL]);
+        match finish {
+            Finish::BiasRelu(bias) => same_length(bias.len(), &[columns * PANEL]),
+            Finish::WhereOpen(y) => same_length(y.len(), &[c.len()]),
+            Finish::Plain => {}
+        }
+        dispatch!(self.level, simd => product::product(simd, c, Task { a, b, rows, finish }));
+    }
+
+    /// `dw[o][i] = Σ_r dy[r][o]·x[r][i]`, overwriting the row-major `dw: [outputs, inputs]`; `dy` and `x` in panels.
+    ///
+    /// Fuses multiply and add where the processor can: see the module documentation.
+    pub fn weight_gradient(self, dw: &mut [f32], dy: &[f32], x: &[f32], shape: LayerShape) {
+        let LayerShape { rows, inputs, outputs } = shape;
+        same_length(dw.len(), &[inputs * outputs]);
+        same_length(dy.len(), &[rows * outputs.next_multiple_of(PANEL)]);
+        same_length(x.len(), &[rows * inputs.next_multiple_of(PANEL)]);
+        if rows == 0 {
+            dw.fill(0.0);
+        }
+        dispatch!(self.level, simd => product::weight_gradient(simd, dw, dy, x, shape));
+    }
+
+    /// `sums[j] = Σ_r c[r][j]`, rows added in order; `c` in panels of as many columns as there are sums.
+    pub fn column_sums(self, sums: &mut [f32], c: &[f32], rows: usize) {
+        same_length(c.len(), &[rows * sums.len().next_multiple_of(PANEL)]);
+        if rows == 0 {
+            sums.fill(0.0);
+        }
+        dispatch!(self.level, simd => product::column_sums(simd, sums, c, rows));
+    }
+
+    /// A layer of one output: `out[r] = Σ_i x[r][i]·w[i]`, `x` in panels, `w` filled up to whole panels.
+    pub fn head(self, out: &mut [f32], x: &[f32], w: &[f32]) {
+        whole_rows(w.len(), PANEL);
+        same_length(x.len(), &[out.len() * w.len()]);
+        dispatch!(self.level, simd => product::head(simd, out, x, w));
+    }
+
+    /// The backward of [`head`](Self::head): `dw[i] = Σ_r dy[r]·x[r][i]`, rows in order, and `dx[r][i] = dy[r]·w[i]`,
+    /// zero where `x` is if `relu`.
+    pub fn head_backward(self, dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], relu: bool) {
+        same_length(w.len(), &[dw.len().next_multiple_of(PANEL)]);
+        same_length(x.len(), &[dx.len(), dy.len() * w.len()]);
+        if dy.is_empty() {
+            dw.fill(0.0);
+        }
+        dispatch!(self.level, simd => product::head_backward(simd, dx, dw, (dy, x, w), relu));
+    }
+
+    /// `dy` becomes zero where `y` is: the way back through ReLU. Both in panels.
+    pub fn where_open(self, dy: &mut [f32], y: &[f32]) {
+        same_length(dy.len(), &[y.len()]);
+        whole_rows(y.len(), PANEL);
+        dispatch!(self.level, simd => product::where_open(simd, dy, y));
+    }
+
+    /// Does `rounds` rounds of multiply-adds that wait for nothing but the units, to measure the processor's rate; each
+    /// is [`MULTIPLY_ADDS`] of them. The result means nothing.
+    #[must_use]
+    pub fn multiply_adds(self, rounds: u64) -> f32 {
+        dispatch!(self.level, simd => peak::multiply_adds(simd, rounds))
+    }
+
+    /// Reads every value once, to measure the memory's rate. The result means nothing.
+    #[must_use]
+    pub fn read(self, values: &[f32]) -> f32 {
+        dispatch!(self.level, simd => peak::read(simd, values))
+    }
 }
+
+/// Multiply-adds in a round of [`Kernels::multiply_adds`].
+pub const MULTIPLY_ADDS: u64 = peak::ROUND;
 
 /// Adds a row's mean square gradient to its accumulator and returns the rate of its step,
 /// `lr / (sqrt(acc) + eps)`: the scalar half of [`Kernels::rowwise_adagrad`].
@@ -209,6 +301,15 @@ pub const fn pairs(n: usize) -> usize {
 #[inline]
 fn same_length(len: usize, others: &[usize]) {
     assert!(others.iter().all(|&other| other == len), "kernel slices of unequal length: {len} and {others:?}");
+}
+
+/// Checks the slices of a transposition of `count` rows.
+#[inline]
+fn spread(columns: usize, rows: usize, stride: usize, count: usize) {
+    let width = whole_rows(columns, LANES);
+    assert!(count <= LANES, "{count} rows for {LANES} lanes");
+    let needed = count.checked_sub(1).map_or(0, |last| last * stride + width);
+    assert!(rows >= needed, "{rows} values for {count} rows of {width}, {stride} apart");
 }
 
 /// The number of rows of `width` in `len` values; a rest is a mistake of the calling code.

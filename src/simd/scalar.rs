@@ -4,7 +4,7 @@
 //! sum `i mod 8`, which are then added as `(s0+s4 + s1+s5) + (s2+s6 + s3+s7)`: the shape that vectors of
 //! any width can follow.
 
-use super::{AdamStep, rowwise_rate};
+use super::{AdamStep, LANES, PANEL, rowwise_rate};
 
 /// `Σ a[i]·b[i]` in eight partial sums.
 #[must_use]
@@ -50,22 +50,48 @@ pub fn scale(y: &mut [f32], alpha: f32) {
     }
 }
 
-/// `x = max(x + bias, 0)` per row; a value that is not a number stays one.
-pub fn bias_relu(x: &mut [f32], bias: &[f32]) {
-    for (i, x) in x.iter_mut().enumerate() {
-        let sum = *x + bias[i % bias.len()];
-        *x = if sum < 0.0 { 0.0 } else { sum };
+/// `sums[j] = Σ_r c[r][j]` of `c` in panels, rows in order.
+pub fn column_sums(sums: &mut [f32], c: &[f32], rows: usize) {
+    for (j, sum) in sums.iter_mut().enumerate() {
+        *sum = (0..rows).fold(0.0, |sum, r| sum + panel_value(c, rows, r, j));
     }
 }
 
-/// Zeroes `dy` where `y` is zero and sums the columns of what remains.
-pub fn relu_bias_backward(dy: &mut [f32], y: &[f32], dbias: &mut [f32]) {
-    let width = dbias.len();
-    dbias.fill(0.0);
-    for (i, (dy, y)) in dy.iter_mut().zip(y).enumerate() {
-        *dy = if *y == 0.0 { 0.0 } else { *dy };
-        dbias[i % width] += *dy;
+/// `out[r] = Σ_i x[r][i]·w[i]`, value `i` in partial sum `i mod 16`, folded `s[l] + s[l+8]`, then as [`dot`]'s eight.
+pub fn head(out: &mut [f32], x: &[f32], w: &[f32]) {
+    let rows = out.len();
+    for (r, out) in out.iter_mut().enumerate() {
+        let mut sums = [0.0f32; PANEL];
+        for (i, w) in w.iter().enumerate() {
+            sums[i % PANEL] += panel_value(x, rows, r, i) * w;
+        }
+        let eight = |l: usize| sums[l] + sums[l + 8];
+        let four = |l: usize| eight(l) + eight(l + 4);
+        *out = (four(0) + four(1)) + (four(2) + four(3));
     }
+}
+
+/// `dw[i] = Σ_r dy[r]·x[r][i]`, `dx[r][i] = dy[r]·w[i]`, zero where `x` is if `relu`.
+pub fn head_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], relu: bool) {
+    let rows = dy.len();
+    for (i, dw) in dw.iter_mut().enumerate() {
+        *dw = dy.iter().enumerate().fold(0.0, |sum, (r, dy)| sum + panel_value(x, rows, r, i) * dy);
+    }
+    for (at, (dx, x)) in dx.iter_mut().zip(x).enumerate() {
+        let (panel, r) = (at / PANEL / rows, at / PANEL % rows);
+        *dx = if relu && *x == 0.0 { 0.0 } else { w[panel * PANEL + at % PANEL] * dy[r] };
+    }
+}
+
+/// Zeroes `dy` where `y` is zero.
+pub fn where_open(dy: &mut [f32], y: &[f32]) {
+    for (dy, y) in dy.iter_mut().zip(y) {
+        *dy = if *y == 0.0 { 0.0 } else { *dy };
+    }
+}
+
+fn panel_value(panels: &[f32], rows: usize, r: usize, column: usize) -> f32 {
+    panels[(column / PANEL * rows + r) * PANEL + column % PANEL]
 }
 
 /// `w -= lr·g`.
@@ -101,23 +127,27 @@ pub fn adam(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamS
     }
 }
 
-/// Dot products of the strictly lower triangle of pairs.
+/// Dot products of the strictly lower triangle of pairs, for sixteen samples each: plain running sums.
 pub fn pair_dots(z: &[f32], dim: usize, out: &mut [f32]) {
-    let rows: Vec<&[f32]> = z.chunks(dim.max(1)).collect();
-    let pairs = (0..rows.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
-    for ((i, j), out) in pairs.zip(out) {
-        *out = dot(rows[i], rows[j]);
+    let n = z.len() / (dim * LANES).max(1);
+    let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+    for ((i, j), out) in pairs.zip(out.chunks_exact_mut(LANES)) {
+        for (lane, out) in out.iter_mut().enumerate() {
+            let at = |i: usize, d: usize| z[(i * dim + d) * LANES + lane];
+            *out = (0..dim).fold(0.0, |sum, d| sum + at(i, d) * at(j, d));
+        }
     }
 }
 
-/// `dz[i] = Σ_{j≠i} dout[pair(i, j)]·z[j]`.
+/// `dz[i] = Σ_{j≠i} dout[pair(i, j)]·z[j]`, for sixteen samples each.
 pub fn pair_dots_backward(z: &[f32], dim: usize, dout: &[f32], dz: &mut [f32]) {
-    let rows: Vec<&[f32]> = z.chunks(dim.max(1)).collect();
-    for (i, dz) in dz.chunks_mut(dim.max(1)).enumerate() {
-        dz.fill(0.0);
-        for (j, z) in rows.iter().enumerate().filter(|(j, _)| *j != i) {
+    let n = z.len() / (dim * LANES).max(1);
+    for (at, dz) in dz.iter_mut().enumerate() {
+        let (i, d, lane) = (at / LANES / dim, at / LANES % dim, at % LANES);
+        *dz = (0..n).filter(|&j| j != i).fold(0.0, |sum, j| {
             let (high, low) = (i.max(j), i.min(j));
-            axpy(dz, dout[high * (high - 1) / 2 + low], z);
-        }
+            let pair = high * (high - 1) / 2 + low;
+            sum + dout[pair * LANES + lane] * z[(j * dim + d) * LANES + lane]
+        });
     }
 }

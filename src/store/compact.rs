@@ -2,15 +2,12 @@
 
 use super::Inner;
 use super::PruneReport;
-use super::round::patiently;
-use super::table::Table;
-use crate::chain::Chains;
+use super::round::{Pass, Pinned, patiently};
+use crate::chain::RowAt;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::importance::Cut;
-use crate::reclaim::{Magazines, Retired};
+use crate::reclaim::Magazines;
 use crate::slab::Slab;
-use crossbeam_epoch::Guard;
 
 /// Bytes a row, and besides, beyond which a directory is worth tidying: dense ones have 9 to 13 a row.
 const SPARSE_DIRECTORY: u64 = 16;
@@ -27,14 +24,13 @@ impl Drop for Evacuation<'_> {
 
 impl Inner {
     /// Gives empty superblocks back to the system, and makes more of them by compaction where more of a slab is free than
-    /// the target for resident over live bytes allows.
-    pub(super) fn give_back(&self, round: u64, report: &mut PruneReport) {
+    /// `ratio`, of resident over live bytes, allows.
+    pub(super) fn give_back(&self, ratio: f64, round: u64, report: &mut PruneReport) {
         self.tidy();
         self.collect();
         self.retire_empty();
-        let spare = self.config.resident_target - 1.0;
-        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * spare) as u64) {
-            self.sweep(Cut::NOTHING, true, round, report);
+        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
+            self.sweep(Pass::MOVING, round, report);
             self.collect();
             self.retire_empty();
         }
@@ -69,17 +65,42 @@ impl Inner {
         Some(evacuation)
     }
 
+    /// Gives empty superblocks back to the system.
+    pub(super) fn retire_empty(&self) {
+        let guard = self.reclaimer.pin();
+        for slab in self.slabs.iter() {
+            let empty: Vec<u32> =
+                slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
+            for superblock in empty {
+                slab.retire_superblock(superblock, &guard);
+            }
+        }
+    }
+
+    /// Rebuilds the sparse segments of directories that have lost most of their rows: those of rows that were removed, and
+    /// of rounds that had no reason to walk them.
+    fn tidy(&self) {
+        for table in &self.tables {
+            let small = table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY;
+            if small || !table.may_be_tidied() {
+                continue;
+            }
+            self.for_each_segment(0, |at, guard| {
+                let next = table.directory.after(at, guard);
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, guard);
+                next
+            });
+            table.note_tidied();
+        }
+    }
+}
+
+impl Pinned<'_> {
     /// Moves the chunks of one row that are in superblocks being emptied. Returns how many.
-    pub(super) fn move_row(
-        &self,
-        table: &Table,
-        chains: &Chains<'_>,
-        (tag, head): (u32, ChunkIndex),
-        magazines: &mut Magazines<'_>,
-        retired: &mut Retired<'_>,
-        guard: &Guard,
-    ) -> u64 {
-        let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+    pub(super) fn move_row(&mut self, (tag, head): RowAt, magazines: &mut Magazines<'_>) -> u64 {
+        let Pinned { table, chains, retired, guard } = self;
+        let (heads, tails) = (chains.heads, chains.tails);
         let Some(claim) = patiently(chains, head) else { return 0 };
         let wandering: Vec<ChunkIndex> =
             chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
@@ -104,36 +125,5 @@ impl Inner {
         }
         reach(Point::RowEvacuated);
         moved
-    }
-
-    /// Gives empty superblocks back to the system.
-    pub(super) fn retire_empty(&self) {
-        let guard = self.reclaimer.pin();
-        for slab in self.slabs.iter() {
-            let empty: Vec<u32> =
-                slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
-            for superblock in empty {
-                slab.retire_superblock(superblock, &guard);
-            }
-        }
-    }
-
-    /// Rebuilds the sparse segments of directories that have lost most of their rows: those of rows that were removed, and
-    /// of rounds that had no reason to walk them.
-    fn tidy(&self) {
-        for table in &self.tables {
-            let small = table.directory.bytes() <= SPARSE_DIRECTORY * table.live_rows() + SMALL_DIRECTORY;
-            if small || !table.may_be_tidied() {
-                continue;
-            }
-            let mut next = Some(0);
-            while let Some(at) = next {
-                let guard = self.reclaimer.pin();
-                next = table.directory.after(at, &guard);
-                // A refusal only means that the segment stays larger than it need be.
-                let _ = table.directory.tidy(at, &guard);
-            }
-            table.note_tidied();
-        }
     }
 }

@@ -8,7 +8,6 @@ use crate::config::{StoreConfig, TableConfig};
 use crate::error::ConfigError;
 use crate::id::ChunkIndex;
 use crate::importance::Cut;
-use crate::reclaim::Retired;
 use crate::sequence::{self, Claim};
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
@@ -166,7 +165,7 @@ impl<'s> Seam<'s> {
         let (number, (table, chains)) = (table, self.parts(table));
         let head = table.find(&chains, key, table.hash(key), &pinned.0)?;
         let (mut tails, mut count) = ([None; CHUNKS_MAX], 0);
-        chains.peek(head, |tail, _| {
+        chains.peek(&[(0, head)], |_, tail, _| {
             if let Some(tail) = tail {
                 tails[count] = Some(tail);
                 count += 1;
@@ -241,7 +240,7 @@ impl<'s> Seam<'s> {
             let values = &mut values[..table.layout.dim];
             let Ok(live) = chains.read(head, values, |out| out.fill(0.0)) else { continue };
             let mut first = 0;
-            chains.peek(head, |tail, info| {
+            chains.peek(&[(0, head)], |_, tail, info| {
                 utilities[info.ordinal as usize] = info.utility;
                 first = if tail.is_none() { u32::from(info.ordinal) } else { first };
             });
@@ -256,15 +255,13 @@ impl<'s> Seam<'s> {
 /// The heads of a table in the order in which a round that begins at a tag comes to them.
 fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<ChunkIndex> {
     let mut heads = Vec::with_capacity(64);
-    let (mut at, mut wrapped) = (from, false);
+    let begin = table.directory.begin(from, guard);
+    let (mut at, mut wrapped) = (begin, false);
     loop {
         match table.directory.walk(at, guard, |_, head| heads.push(head)) {
-            Some(next) if !wrapped || next <= from => at = next,
-            None if !wrapped && from > 0 => (at, wrapped) = (0, true),
+            Some(next) if !wrapped || next < begin => at = next,
+            None if !wrapped && begin > 0 => (at, wrapped) = (0, true),
             _ => return heads,
-        }
-        if wrapped && at >= from {
-            return heads;
         }
     }
 }
@@ -294,9 +291,8 @@ impl HeldRow<'_> {
     /// Takes every chunk that has no bit in `keep`, and lets go.
     pub fn shrink(self, keep: u32) {
         let HeldRow { seam, table, head, hash, claim, guard } = self;
-        let (table, chains) = seam.parts(table);
-        let mut retired = Retired::new(&seam.0.slabs, &guard);
-        let drop = |info: crate::id::Info| keep >> info.ordinal & 1 == 0;
-        seam.0.shrink_row(table, &chains, claim, tag(hash), head, drop, &mut retired, &guard);
+        seam.0
+            .pinned(&seam.0.tables[table], &guard)
+            .shrink((tag(hash), head), claim, |info| keep >> info.ordinal & 1 == 0);
     }
 }

@@ -8,7 +8,7 @@ use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::optim::PAYLOAD_MAX;
 use crate::reclaim::Magazines;
-use crate::slab::AllocError;
+use crate::superblocks::AllocError;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 

@@ -32,7 +32,8 @@ use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
 use crate::reclaim::{Reclaimer, Slabs};
 use crate::sketch::Sketch;
-use crate::slab::{AllocError, Slab, Superblocks};
+use crate::slab::Slab;
+use crate::superblocks::{AllocError, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Mutex};
 use clock::Clock;
 use grow::{Candidate, Growth};
@@ -97,7 +98,7 @@ pub struct StepReport {
 /// What a pruning round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PruneReport {
-    /// Chunks below this importance went; 0 if none had to.
+    /// Chunks below this importance went: 0 if none had to, infinite if none was too important to go.
     pub threshold: f32,
     /// Chunks taken from rows that stayed.
     pub shrunk: u64,
@@ -289,7 +290,7 @@ impl Store {
     /// Runs a pruning round now, whether or not one is due, and returns when it is over. Training goes on meanwhile.
     ///
     /// # Errors
-    /// None today; a round only ever takes what the policy allows.
+    /// None today: a round that can take nothing, as under [`Policy::None`], reports that it took nothing.
     pub fn prune(&self) -> Result<PruneReport, StoreError> {
         Ok(self.inner.round())
     }

@@ -6,7 +6,7 @@ use crate::chain::RowLayout;
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::error::ConfigError;
 use crate::sketch::Sketch;
-use crate::slab::Superblocks;
+use crate::superblocks::Superblocks;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
 #[cfg(not(any(shuttle, fuzzing)))]

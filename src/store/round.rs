@@ -5,7 +5,7 @@
 
 use super::table::{Table, bump, tag};
 use super::{Inner, PruneReport};
-use crate::chain::Chains;
+use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info};
 use crate::importance::{Cut, Histogram};
@@ -13,15 +13,14 @@ use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
 use crate::sync::{Ordering, pause, spin_wait};
 use crossbeam_epoch::Guard;
+use std::ops::Range;
 
 /// Attempts at a row that others keep claimed before the round goes on without it.
 const ATTEMPTS: u32 = 256;
-/// Rows between asking for a row's tail and looking at it; its head is asked for as long before that.
-const AHEAD: usize = 6;
 /// Rows that a round measures at least, where there are more: the part of bytes below a threshold is then known to
-/// within 0.2 % of all bytes (one standard deviation of a proportion of a tenth).
-const SAMPLE: u64 = 32_768;
-/// Of so many segments one is measured at least.
+/// within 0.3 % of all bytes (one standard deviation of a proportion of a tenth).
+const SAMPLE: u64 = 8192;
+/// Of so many rows one is measured at least.
 const STRIDE_MAX: u64 = 16;
 
 /// A round's histogram of bytes by importance: allocated once, counted in the budget.
@@ -40,6 +39,9 @@ impl RoundScratch {
 
 /// Times that readers are given to let go of what a round to a size took.
 const GIVE_BACK_ATTEMPTS: usize = 8;
+
+/// What a round to a size makes of resident over live bytes: to leave records free would be to take as many more.
+const PACKED: f64 = 1.0;
 
 /// While this is there the threshold lets nothing grow, so that a round to a size does not run after what others add.
 struct Closed<'i> {
@@ -67,14 +69,14 @@ impl Inner {
             self.move_price(true);
         }
         let mut report = PruneReport::default();
-        if let Some(factor) = self.clock.begin_round() {
-            self.begin_units(factor);
-        }
         let wanted = self.wanted_bytes();
+        let cut = if wanted > 0 { self.cut_for(wanted, &mut scratch) } else { Cut::NOTHING };
+        // Only now, so that what was measured and what is compared with it are in the same units.
+        let factor = self.begin_units();
+        self.sweep(Pass { cut, moving: useless.is_some(), factor }, scratch.rounds, &mut report);
         if wanted > 0 {
-            self.take(wanted, useless.is_some(), &mut scratch, &mut report);
-        } else if useless.is_some() {
-            self.sweep(Cut::NOTHING, true, scratch.rounds, &mut report);
+            report.threshold = cut.threshold;
+            self.set_threshold((cut.threshold * factor).min(f32::MAX));
         } else if !pressed {
             self.ease();
         }
@@ -83,7 +85,7 @@ impl Inner {
             self.retire_empty();
             drop(useless);
         }
-        self.give_back(scratch.rounds, &mut report);
+        self.give_back(self.config.resident_target, scratch.rounds, &mut report);
         reach(Point::RoundEnding);
         report
     }
@@ -93,24 +95,17 @@ impl Inner {
     pub(super) fn round_to(&self, held: u64) -> PruneReport {
         let mut scratch = self.round.lock();
         let mut report = PruneReport::default();
-        if let Some(factor) = self.clock.begin_round() {
-            self.begin_units(factor);
-        }
+        let factor = self.begin_units();
+        self.sweep(Pass::units(factor), scratch.rounds, &mut report);
         let mut closed = Closed { inner: self, threshold: self.threshold() };
         self.set_threshold(f32::MAX);
-        self.give_back(scratch.rounds, &mut report);
+        let ratio = if self.budget.held() > held { PACKED } else { self.config.resident_target };
+        self.give_back(ratio, scratch.rounds, &mut report);
         loop {
-            for _ in 0..GIVE_BACK_ATTEMPTS {
-                if self.budget.held() <= held || self.waiting_bytes() == 0 {
-                    break;
-                }
-                pause();
-                self.give_back(scratch.rounds, &mut report);
-            }
             // To take more for what only waits for its readers, or for what the system does not take back, would be to take
             // what matters.
-            let gone = self.waiting_bytes() + self.superblocks.kept_bytes();
-            let now = self.budget.held().saturating_sub(gone);
+            let waiting = if self.settle(held, scratch.rounds, &mut report) { 0 } else { self.waiting_bytes() };
+            let now = self.budget.held().saturating_sub(waiting + self.superblocks.kept_bytes());
             if now <= held {
                 return report;
             }
@@ -119,55 +114,64 @@ impl Inner {
             let part = (now - held) as f64 / rows;
             let before = report.shrunk + report.evicted;
             let wanted = (self.live_record_bytes() as f64 * part) as u64;
-            self.take(wanted.max(self.superblocks.bytes_each()), false, &mut scratch, &mut report);
-            closed.threshold = closed.threshold.max(self.threshold());
-            self.set_threshold(f32::MAX);
-            self.give_back(scratch.rounds, &mut report);
+            let cut = self.cut_for(wanted.max(self.superblocks.bytes_each()), &mut scratch);
+            self.sweep(Pass { cut, ..Pass::NOTHING }, scratch.rounds, &mut report);
+            report.threshold = cut.threshold;
+            closed.threshold = closed.threshold.max(cut.threshold.min(f32::MAX));
+            self.give_back(PACKED, scratch.rounds, &mut report);
             if report.shrunk + report.evicted == before {
                 return report;
             }
         }
     }
 
-    /// Takes the least important chunks, `wanted` bytes of them. `moving`: superblocks are being emptied.
-    fn take(&self, wanted: u64, moving: bool, scratch: &mut RoundScratch, report: &mut PruneReport) {
+    /// Gives back until at most `held` bytes are held or nothing more comes back. Returns whether it came to that: if not,
+    /// readers are in the way.
+    fn settle(&self, held: u64, round: u64, report: &mut PruneReport) -> bool {
+        for _ in 0..GIVE_BACK_ATTEMPTS {
+            // What readers let go of while compaction ran was not there for it to gather, nor was what it moved itself. Only
+            // an attempt before which nothing waited, and which moved nothing, tells what stays.
+            let (retired, before, moved) = (self.retired_bytes(), self.budget.held(), report.moved);
+            if before <= held {
+                return true;
+            }
+            self.give_back(PACKED, round, report);
+            if retired == 0 && (self.budget.held(), report.moved) == (before, moved) {
+                return true;
+            }
+            pause();
+        }
+        false
+    }
+
+    /// What to take so that the least important `wanted` bytes of chunks go.
+    fn cut_for(&self, wanted: u64, scratch: &mut RoundScratch) -> Cut {
         scratch.rounds += 1;
         let stride = (self.live_rows() / SAMPLE).clamp(1, STRIDE_MAX);
-        let mut cut = self.cut_for(wanted, stride, scratch);
+        let mut cut = self.measure(stride, scratch).cut(wanted);
         if cut.surely == f32::INFINITY && stride > 1 {
             // Everything would go, and a sample cannot tell that.
-            cut = self.cut_for(wanted, 1, scratch);
+            cut = self.measure(1, scratch).cut(wanted);
         }
         #[cfg(fuzzing)]
         super::fuzzing::CUT.set(Some((cut, wanted)));
         reach(Point::CutBegins);
-        self.sweep(cut, moving, scratch.rounds, report);
-        self.set_threshold(cut.threshold.min(f32::MAX));
-        report.threshold = cut.threshold;
-    }
-
-    /// Measures one segment of `stride`, and says what to take.
-    fn cut_for(&self, wanted: u64, stride: u64, scratch: &mut RoundScratch) -> Cut {
-        scratch.chunks.clear();
-        // Counted on over all tables, so that small ones are measured as often as parts of large ones, and not the same
-        // segments in each round.
-        let mut position = scratch.rounds;
-        self.tables.iter().for_each(|table| self.measure(table, stride, &mut position, &mut scratch.chunks));
-        scratch.chunks.cut(wanted)
+        cut
     }
 
     /// Frees what is retired, as far as pinned threads let it.
     pub(super) fn collect(&self) {
-        self.reclaimer.collect(|| self.slabs.retired_bytes() + self.budget.awaiting());
+        self.reclaimer.collect(|| self.retired_bytes());
+    }
+
+    fn retired_bytes(&self) -> u64 {
+        self.slabs.retired_bytes() + self.budget.awaiting()
     }
 
     /// Bytes that the readers of what was taken keep from being given back: retired ones, and with them the free ones,
     /// which compaction could not gather meanwhile.
     fn waiting_bytes(&self) -> u64 {
-        match self.slabs.retired_bytes() + self.budget.awaiting() {
-            0 => 0,
-            retired => retired + self.slabs.free_bytes(),
-        }
+        self.retired_bytes() + self.slabs.free_bytes()
     }
 
     /// Bytes of chunks that have to go so that the policy's headroom is free.
@@ -195,158 +199,204 @@ impl Inner {
         }
     }
 
-    /// Calls `visit` with every row of a table, one segment per pin, beginning at a tag.
-    fn for_each_row(
-        &self,
-        table: &Table,
-        from: u32,
-        mut visit: impl FnMut(&Chains<'_>, u32, ChunkIndex, &mut Retired<'_>, &Guard),
-    ) {
-        let chains = table.chains(&self.slabs);
-        let mut rows = Vec::new();
+    /// Calls `visit` once with the tag that each segment of a table begins with, the first being `from`, under a pin of its
+    /// own. It returns where the next segment begins.
+    pub(super) fn for_each_segment(&self, from: u32, mut visit: impl FnMut(u32, &Guard) -> Option<u32>) {
         let (mut at, mut wrapped) = (from, false);
         loop {
-            let guard = self.reclaimer.pin();
-            rows.clear();
-            let next = table.directory.walk(at, &guard, |tag, head| rows.push((tag, head)));
-            let mut retired = Retired::new(&self.slabs, &guard);
-            with_prefetch(&chains, &rows, |tag, head| visit(&chains, tag, head, &mut retired, &guard));
-            drop(retired);
-            // A refusal only means that the segment stays larger than it need be.
-            let _ = table.directory.tidy(at, &guard);
-            match next {
-                Some(next) if !wrapped || next <= from => at = next,
+            match visit(at, &self.reclaimer.pin()) {
+                Some(next) if !wrapped || next < from => at = next,
                 None if !wrapped && from > 0 => (at, wrapped) = (0, true),
                 _ => return,
-            }
-            if wrapped && at >= from {
-                return;
             }
         }
     }
 
-    /// Multiplies all utilities, and what they are compared with, by the factor of the clock's new units.
-    fn begin_units(&self, factor: f32) {
-        for table in &self.tables {
-            self.for_each_row(table, 0, |chains, _, head, _, _| {
-                let Some(claim) = patiently(chains, head) else { return };
-                for chunk in chains.chunks(&claim) {
-                    let Info { utility, ordinal } = chunk.info();
-                    chunk.set_info(Info { utility: utility * factor, ordinal });
-                }
-                reach(Point::UnitsChanged);
-            });
-        }
+    /// If the clock begins new units, returns their factor, 1 otherwise. The next sweep multiplies all utilities by it; all
+    /// else that they are compared with is multiplied here.
+    fn begin_units(&self) -> f32 {
+        let Some(factor) = self.clock.begin_round() else { return 1.0 };
         if let Some(sketch) = &self.sketch {
             sketch.decay(factor);
         }
         self.set_threshold(self.threshold() * factor);
+        factor
     }
 
-    /// Counts the bytes of a table's chunks by importance: in every segment, or in every `stride`-th, for as many.
-    fn measure(&self, table: &Table, stride: u64, position: &mut u64, histogram: &mut Histogram) {
-        let chains = table.chains(&self.slabs);
-        let (head_bytes, tail_bytes) = self.record_bytes(table);
-        let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
+    /// Counts the bytes of chunks by importance: of the rows in every `stride`-th line of the directories, for as many.
+    fn measure<'s>(&self, stride: u64, scratch: &'s mut RoundScratch) -> &'s Histogram {
+        let histogram = &mut scratch.chunks;
+        histogram.clear();
+        // Counted on over all tables, so that rows of small ones are measured as often as those of large ones, and not the
+        // same in each round.
+        let mut position = scratch.rounds;
         let mut rows = Vec::new();
-        let mut at = Some(0);
-        while let Some(from) = at {
-            let guard = self.reclaimer.pin();
-            *position += 1;
-            if !position.is_multiple_of(stride) {
-                at = table.directory.after(from, &guard);
-                continue;
-            }
-            rows.clear();
-            at = table.directory.walk(from, &guard, |tag, head| rows.push((tag, head)));
-            with_prefetch(&chains, &rows, |_, head| {
-                chains.peek(head, |tail, info| {
+        for table in &self.tables {
+            let chains = table.chains(&self.slabs);
+            let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
+            let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
+            self.for_each_segment(0, |at, guard| {
+                rows.clear();
+                let next = table.directory.sample(at, stride, &mut position, guard, |tag, head| rows.push((tag, head)));
+                chains.peek(&rows, |_, tail, info| {
                     let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
                     histogram.add(info.utility * per_unit, bytes * stride);
+                    reach(Point::RowMeasured);
                 });
-                reach(Point::RowMeasured);
+                next
             });
         }
+        histogram
     }
 
-    fn record_bytes(&self, table: &Table) -> (u64, u64) {
-        (self.slabs.get(table.heads).record_bytes(), self.slabs.get(table.tails).record_bytes())
-    }
-
-    /// Takes chunks below the cut and, if `moving`, moves what is in superblocks being emptied: one walk for both. Where
-    /// it begins changes from round to round, so that chunks in the cut's last bin are not always taken from the same
-    /// tables and keys.
-    pub(super) fn sweep(&self, mut cut: Cut, moving: bool, round: u64, report: &mut PruneReport) {
+    /// Does to all rows what a pass is for, in one walk. Where it begins changes from round to round, so that chunks in the
+    /// cut's last bin are not always taken from the same tables and keys.
+    pub(super) fn sweep(&self, pass: Pass, round: u64, report: &mut PruneReport) {
+        if !pass.does_something() {
+            return;
+        }
+        let Pass { mut cut, moving, factor } = pass;
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
+        let (mut rows, mut marks) = (Vec::new(), Vec::new());
         for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
-            let scale = table.scale();
-            // What counts for nothing is below every threshold, however small the scale.
-            let edge =
-                |importance: f32| if importance > 0.0 { (importance * scale).max(f32::MIN_POSITIVE) } else { 0.0 };
-            let (heads, tails) = (self.slabs.get(table.heads), self.slabs.get(table.tails));
+            let (chains, scale) = (table.chains(&self.slabs), table.scale());
             let mut magazines = Magazines::new(&self.slabs);
-            self.for_each_row(table, from, |chains, tag, head, retired, guard| {
-                let surely = edge(cut.surely);
-                let limit = if cut.quota > 0 { edge(cut.threshold) } else { surely };
-                let mut below = false;
-                let mut wanders = moving && heads.is_evacuating(head);
-                chains.peek(head, |tail, info| {
-                    below |= info.utility < limit;
-                    wanders |= moving && tail.is_some_and(|tail| tails.is_evacuating(tail));
+            let begin = table.directory.begin(from, &self.reclaimer.pin());
+            self.for_each_segment(begin, |at, guard| {
+                let next = table.rows_of_segment(at, guard, &mut rows);
+                let below = cut.doubtful(scale).end;
+                marks.clear();
+                marks.resize(rows.len(), Mark::default());
+                chains.peek(&rows, |position, tail, info| {
+                    let mark = &mut marks[position];
+                    mark.below |= info.utility < below;
+                    mark.wanders |= moving
+                        && match tail {
+                            Some(tail) => chains.tails.is_evacuating(tail),
+                            None => chains.heads.is_evacuating(rows[position].1),
+                        };
                 });
-                if below {
-                    self.cut_row(table, chains, (tag, head), surely..limit, &mut cut.quota, report, retired, guard);
+                let mut pinned = self.pinned(table, guard);
+                for (&row, mark) in rows.iter().zip(&marks) {
+                    if mark.below {
+                        pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
+                    }
+                    if factor != 1.0 {
+                        pinned.change_units(row, factor);
+                    }
+                    if mark.wanders {
+                        report.moved += pinned.move_row(row, &mut magazines);
+                    }
                 }
-                if wanders {
-                    report.moved += self.move_row(table, chains, (tag, head), &mut magazines, retired, guard);
-                }
+                drop(pinned);
+                // A refusal only means that the segment stays larger than it need be.
+                let _ = table.directory.tidy(at, guard);
+                next
             });
         }
     }
 
-    /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
-    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    fn cut_row(
-        &self,
-        table: &Table,
-        chains: &Chains<'_>,
-        (tag, head): (u32, ChunkIndex),
-        doubtful: std::ops::Range<f32>,
-        quota: &mut u64,
-        report: &mut PruneReport,
-        retired: &mut Retired<'_>,
-        guard: &Guard,
-    ) {
-        // What was seen without a claim is looked at again under it.
-        let Some(claim) = patiently(chains, head) else { return };
-        let (head_bytes, tail_bytes) = self.record_bytes(table);
-        for chunk in chains.chunks(&claim) {
-            if doubtful.contains(&chunk.info().utility) {
-                *quota = quota.saturating_sub(if chunk.tail.is_some() { tail_bytes } else { head_bytes });
+    pub(super) fn pinned<'p>(&'p self, table: &'p Table, guard: &'p Guard) -> Pinned<'p> {
+        Pinned { table, chains: table.chains(&self.slabs), retired: Retired::new(&self.slabs, guard), guard }
+    }
+
+    /// Removes a row, whatever its importance. Returns whether it was there.
+    pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
+        let (key, hash) = table.resolve(key);
+        let guard = self.reclaimer.pin();
+        let chains = table.chains(&self.slabs);
+        while let Some(head) = table.find(&chains, key, hash, &guard) {
+            // Gone: evicted or moved meanwhile; the directory knows.
+            if let Ok(claim) = chains.claim(head) {
+                self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);
+                return true;
             }
         }
-        let taken =
-            self.shrink_row(table, chains, claim, tag, head, |info| info.utility < doubtful.end, retired, guard);
+        false
+    }
+}
+
+/// What a walk over all rows is for.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    /// What it takes.
+    cut: Cut,
+    /// Whether it moves chunks out of superblocks being emptied.
+    moving: bool,
+    /// What it multiplies utilities by, after comparing them with the cut.
+    factor: f32,
+}
+
+impl Pass {
+    const NOTHING: Pass = Pass { cut: Cut::NOTHING, moving: false, factor: 1.0 };
+    pub(super) const MOVING: Pass = Pass { moving: true, ..Pass::NOTHING };
+
+    pub(super) fn units(factor: f32) -> Pass {
+        Pass { factor, ..Pass::NOTHING }
+    }
+
+    fn does_something(&self) -> bool {
+        self.cut != Cut::NOTHING || self.moving || self.factor != 1.0
+    }
+}
+
+/// What a sweep saw of a row without a claim.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// A chunk is below the cut.
+    below: bool,
+    /// A chunk is in a superblock being emptied.
+    wanders: bool,
+}
+
+impl Cut {
+    /// In a table of that scale: chunks of utilities within go while there is a quota, and all below go anyway.
+    fn doubtful(&self, scale: f32) -> Range<f32> {
+        // What counts for nothing is below every threshold, however small the scale.
+        let edge = |importance: f32| if importance > 0.0 { (importance * scale).max(f32::MIN_POSITIVE) } else { 0.0 };
+        edge(self.surely)..edge(if self.quota > 0 { self.threshold } else { self.surely })
+    }
+}
+
+/// A table under a pin, and what is taken out of its rows.
+pub(super) struct Pinned<'p> {
+    pub(super) table: &'p Table,
+    pub(super) chains: Chains<'p>,
+    pub(super) retired: Retired<'p>,
+    pub(super) guard: &'p Guard,
+}
+
+impl Pinned<'_> {
+    /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
+    fn cut(&mut self, row: RowAt, doubtful: Range<f32>, quota: &mut u64, report: &mut PruneReport) {
+        // What was seen without a claim is looked at again under it.
+        let Some(claim) = patiently(&self.chains, row.1) else { return };
+        for chunk in self.chains.chunks(&claim) {
+            if doubtful.contains(&chunk.info().utility) {
+                let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };
+                *quota = quota.saturating_sub(slab.record_bytes());
+            }
+        }
+        let taken = self.shrink(row, claim, |info| info.utility < doubtful.end);
         report.shrunk += u64::from(taken.shrunk);
         report.evicted += u64::from(taken.evicted);
         reach(Point::RowCut);
     }
 
+    fn change_units(&self, (_, head): RowAt, factor: f32) {
+        let Some(claim) = patiently(&self.chains, head) else { return };
+        for chunk in self.chains.chunks(&claim) {
+            let Info { utility, ordinal } = chunk.info();
+            chunk.set_info(Info { utility: utility * factor, ordinal });
+        }
+        reach(Point::UnitsChanged);
+    }
+
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
-    #[expect(clippy::too_many_arguments, reason = "the row, what to take, and where it goes")]
-    pub(super) fn shrink_row(
-        &self,
-        table: &Table,
-        chains: &Chains<'_>,
-        claim: Claim<'_>,
-        tag: u32,
-        head: ChunkIndex,
-        drop: impl Fn(Info) -> bool,
-        retired: &mut Retired<'_>,
-        guard: &Guard,
-    ) -> Taken {
+    pub(super) fn shrink(&mut self, (tag, head): RowAt, claim: Claim<'_>, drop: impl Fn(Info) -> bool) -> Taken {
+        let Pinned { table, chains, retired, guard } = self;
         let before = chains.ordinals(&claim).len();
         let shrunk =
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
@@ -363,44 +413,12 @@ impl Inner {
         bump(&table.counters.evicted, u64::from(evicted));
         taken
     }
-
-    /// Removes a row, whatever its importance. Returns whether it was there.
-    pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
-        let (key, hash) = table.resolve(key);
-        let guard = self.reclaimer.pin();
-        let chains = table.chains(&self.slabs);
-        while let Some(head) = table.find(&chains, key, hash, &guard) {
-            // Gone: evicted or moved meanwhile; the directory knows.
-            if let Ok(claim) = chains.claim(head) {
-                let mut retired = Retired::new(&self.slabs, &guard);
-                self.shrink_row(table, &chains, claim, tag(hash), head, |_| true, &mut retired, &guard);
-                return true;
-            }
-        }
-        false
-    }
 }
 
 /// What was taken from a row: chunks while it stayed, and the row itself.
 pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
-}
-
-/// Calls `visit` with each row, when its lines are near.
-fn with_prefetch(chains: &Chains<'_>, rows: &[(u32, ChunkIndex)], mut visit: impl FnMut(u32, ChunkIndex)) {
-    for &(_, ahead) in rows.iter().take(2 * AHEAD) {
-        chains.prefetch_head(ahead);
-    }
-    for (position, &(tag, head)) in rows.iter().enumerate() {
-        if let Some(&(_, ahead)) = rows.get(position + 2 * AHEAD) {
-            chains.prefetch_head(ahead);
-        }
-        if let Some(&(_, ahead)) = rows.get(position + AHEAD) {
-            chains.prefetch_tail(ahead);
-        }
-        visit(tag, head);
-    }
 }
 
 /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.

@@ -1,7 +1,9 @@
 //! How much rounds take: of many tables, beside readers and trainers, where the system keeps what it is given.
 
+use super::round::Pass;
 use crate::failpoint::{Action, Point, arm};
 use crate::{FiitedConfig, Policy, PruneReport, Stats, Store, StoreConfig, TableConfig, TableId};
+use std::time::Duration;
 
 const BUDGET: u64 = 8 << 20;
 const DIM: usize = 16;
@@ -34,6 +36,11 @@ fn train(store: &Store, table: usize, keys: std::ops::Range<u64>, gradient: impl
 /// More important with every key.
 fn rising(key: u64) -> f32 {
     1.0 + key as f32
+}
+
+/// Unrelated to places: what goes leaves holes everywhere.
+fn scattered(key: u64) -> f32 {
+    1.0 + (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32
 }
 
 fn prune_to(store: &Store, held: u64) -> (PruneReport, Stats) {
@@ -129,6 +136,48 @@ fn a_stalled_reader_does_not_make_pruning_to_a_size_take_more() {
 }
 
 #[test]
+fn readers_that_let_go_in_between_do_not_make_pruning_to_a_size_take_more() {
+    // One that leaves after compaction: what it kept is free then, in superblocks that nobody has gathered yet.
+    for compactions in 0..4 {
+        let store = &store(no_rounds());
+        train(store, 0, 0..20_000, scattered);
+        store.inner.collect();
+        let full = store.stats();
+        let pin = store.inner.reclaimer.pin();
+        let (report, after) = std::thread::scope(|scope| {
+            let (armed, started) = std::sync::mpsc::channel();
+            let pruner = scope.spawn(move || {
+                let trap = arm(std::thread::current().id(), Point::Compacted, compactions, Action::Stall);
+                armed.send(trap).unwrap();
+                prune_to(store, full.held / 100 * 95)
+            });
+            let trap = started.recv().unwrap();
+            assert!(trap.wait(Duration::from_secs(60)), "no compaction {compactions}");
+            drop(pin);
+            store.inner.collect();
+            assert_eq!(store.stats().retired, 0);
+            drop(trap);
+            pruner.join().unwrap()
+        });
+        let part = after.live as f64 / full.live as f64;
+        assert!(after.held <= full.held / 100 * 95 && part > 0.92, "{part} live after {compactions}: {report:?} {after:?}");
+    }
+}
+
+#[test]
+fn what_may_stay_free_does_not_make_pruning_to_a_size_take_more() {
+    for ratio in [1.05, 2.0] {
+        let config = StoreConfig::new(BUDGET).policy(Policy::Fiited(no_rounds())).resident_target(ratio);
+        let store = Store::new(config, vec![TableConfig::new("t", DIM)]).unwrap();
+        train(&store, 0, 0..20_000, scattered);
+        let full = store.stats();
+        let (report, after) = prune_to(&store, full.held / 100 * 95);
+        let part = after.live as f64 / full.live as f64;
+        assert!(after.held <= full.held / 100 * 95 && part > 0.92, "{part} live with {ratio}: {report:?} {after:?}");
+    }
+}
+
+#[test]
 fn what_the_system_keeps_does_not_make_pruning_to_a_size_take_more() {
     let store = store(no_rounds());
     train(&store, 0, 0..20_000, rising);
@@ -192,4 +241,37 @@ fn steps_behind_a_pin_pile_nothing_up() {
         // The tests beside this one take some; the defect took 15 KiB a step.
         assert!(after < before + (40 << 20), "{} KiB more for 4000 steps behind one pin", (after - before) >> 10);
     });
+}
+
+/// All utilities of the first table, by key.
+fn utilities(store: &Store) -> std::collections::BTreeMap<u64, f32> {
+    let (inner, mut found) = (&store.inner, std::collections::BTreeMap::new());
+    let table = &inner.tables[0];
+    let chains = table.chains(&inner.slabs);
+    let mut rows = Vec::new();
+    inner.for_each_segment(0, |at, guard| {
+        let next = table.rows_of_segment(at, guard, &mut rows);
+        chains.peek(&rows, |position, tail, info| {
+            if tail.is_none() {
+                found.insert(chains.key(rows[position].1), info.utility);
+            }
+        });
+        next
+    });
+    found
+}
+
+#[test]
+fn new_units_are_given_to_each_row_once_wherever_a_sweep_begins() {
+    let store = store(no_rounds());
+    train(&store, 0, 0..20_000, rising);
+    let mut before = utilities(&store);
+    assert_eq!(before.len(), 20_000);
+    for round in 0..20 {
+        store.inner.sweep(Pass::units(0.5), round, &mut PruneReport::default());
+        let after = utilities(&store);
+        let other = before.iter().filter(|&(key, utility)| after[key] != utility * 0.5).count();
+        assert_eq!(other, 0, "rows with another factor in sweep {round}");
+        before = after;
+    }
 }

@@ -3,7 +3,7 @@
 use super::shared_rows::SharedRows;
 use super::stats::Events;
 use crate::budget::{Budget, OverBudget};
-use crate::chain::{Chains, RowLayout};
+use crate::chain::{Chains, RowAt, RowLayout};
 use crate::config::{Fallback, Init, Keys, TableConfig};
 use crate::directory::Directory;
 use crate::id::ChunkIndex;
@@ -107,6 +107,12 @@ impl Table {
     /// The hash that [`resolve`](Self::resolve) gives with a row's key.
     pub(super) fn hash(&self, row_key: u64) -> u64 {
         xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed)
+    }
+
+    /// Puts the rows of the segment that has a tag in place of what is in `rows`, and returns where the next one begins.
+    pub(super) fn rows_of_segment(&self, at: u32, guard: &Guard, rows: &mut Vec<RowAt>) -> Option<u32> {
+        rows.clear();
+        self.directory.walk(at, guard, |tag, head| rows.push((tag, head)))
     }
 
     /// The row of a resolved key, if it is live.

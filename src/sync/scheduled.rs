@@ -55,12 +55,21 @@ macro_rules! scheduled {
     };
 }
 
+/// Numbers, with the operations that exchange and those that fetch. There are no spurious failures here: a weak exchange is
+/// as strong as the other.
 macro_rules! scheduled_number {
     ($name:ident, $value:ty) => {
+        scheduled_number!(
+            $name, $value,
+            compare_exchange compare_exchange_weak,
+            fetch_add fetch_sub fetch_or fetch_and fetch_max
+        );
+    };
+    ($name:ident, $value:ty, $($exchange:ident)+, $($fetch:ident)+) => {
         scheduled!($name, $value);
 
         impl $name {
-            pub(crate) fn compare_exchange(
+            $(pub(crate) fn $exchange(
                 &self,
                 from: $value,
                 to: $value,
@@ -69,17 +78,12 @@ macro_rules! scheduled_number {
             ) -> Result<$value, $value> {
                 point();
                 self.0.compare_exchange(from, to, success, failure)
-            }
+            })+
 
-            pub(crate) fn compare_exchange_weak(
-                &self,
-                from: $value,
-                to: $value,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<$value, $value> {
-                self.compare_exchange(from, to, success, failure)
-            }
+            $(pub(crate) fn $fetch(&self, operand: $value, order: Ordering) -> $value {
+                point();
+                self.0.$fetch(operand, order)
+            })+
 
             pub(crate) fn fetch_update(
                 &self,
@@ -95,31 +99,6 @@ macro_rules! scheduled_number {
                     }
                 }
                 Err(held)
-            }
-
-            pub(crate) fn fetch_add(&self, by: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_add(by, order)
-            }
-
-            pub(crate) fn fetch_sub(&self, by: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_sub(by, order)
-            }
-
-            pub(crate) fn fetch_or(&self, bits: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_or(bits, order)
-            }
-
-            pub(crate) fn fetch_and(&self, bits: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_and(bits, order)
-            }
-
-            pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_max(value, order)
             }
         }
     };

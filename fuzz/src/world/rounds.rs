@@ -127,14 +127,8 @@ impl World<'_> {
     /// What a round begins to take makes as many bytes as it wants, four steps of importance to a power of two.
     pub(super) fn check_begun(&self, cut: BegunCut, rows: &[RowBefore]) {
         let bin = |importance: f32| importance.to_bits() >> 21;
-        let mut counted = [0u64; TABLES];
         let (mut below, mut within) = (0, 0);
-        for &RowBefore { table, number, live, head, utilities } in rows {
-            // A round comes to the rows of the segment it begins in twice.
-            if counted[table] >> number & 1 == 1 {
-                continue;
-            }
-            counted[table] |= 1 << number;
+        for &RowBefore { table, live, head, utilities, .. } in rows {
             let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
             let per_unit = scale.max(f32::MIN_POSITIVE).recip();
             for ordinal in (0..32).filter(|ordinal| live >> ordinal & 1 == 1) {
