@@ -46,6 +46,20 @@ ENTER_ROW = """\
         let entered =
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
 """
+CLAIM_THEN_PHASE = """\
+            let claim = sequence::claim(self.heads.record(row.1))?;
+            if let Some(claim) = self.of_now(row, claim) {
+                return Ok(claim);
+            }
+"""
+PHASE_THEN_CLAIM = """\
+            let phase = self.moment.phase();
+            let claim = sequence::claim(self.heads.record(row.1))?;
+            let claim = if claim.phase() == phase { Some(claim) } else { self.keep_image(row, claim) };
+            if let Some(claim) = claim {
+                return Ok(claim);
+            }
+"""
 COUNTED_TWICE = """\
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
         let room = self.budget.room() + self.superblocks.kept_bytes();
@@ -89,7 +103,10 @@ BUGS = [
         "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
     Bug("bug_nobody_announces", "src/slab.rs",
         "if before == 0 && *unoffered", "if before != 0 && *unoffered",
-        "loom", "slab_never_forgets_a_slot_of_a_word_that_had_one"),
+        "loom", "slab_never_forgets_a_free_slot"),
+    Bug("bug_only_the_last_superblock_announced", "src/slab.rs",
+        "self.announce(std::mem::replace(unoffered, superblock));", "*unoffered = superblock;",
+        "test", "--lib slab::tests::superblocks_whose_slots_are_freed_at_once_are_all_found"),
     Bug("bug_not_announced_in_time", "src/slab.rs",
         "                fence(Ordering::SeqCst);\n                reach(Point::Withdrawn);\n", "                reach(Point::Withdrawn);\n",
         "loom", "slab_never_forgets_a_free_slot"),
@@ -182,6 +199,39 @@ BUGS = [
         "let grad = combined.gradient(position, dim, gradient);",
         "let grad = combined.gradient((position + 1) % combined.hashes.len(), dim, gradient);",
         "test", "--test basic every_key_is_legal"),
+    # ===== Snapshots
+    Bug("bug_phase_not_asked", "src/chain.rs",
+        "if claim.phase() == self.moment.phase() { Some(claim) } else", "if true { Some(claim) } else",
+        "loom", "snapshot_has_a_row_once_as_it_was_before_an_update"),
+    Bug("bug_phase_asked_before_the_claim", "src/chain.rs",
+        CLAIM_THEN_PHASE, PHASE_THEN_CLAIM,
+        "loom", "snapshot_that_begins_beside_updates_has_each_row_once"),
+    Bug("bug_phase_set_before_the_image_is_kept", "src/chain.rs",
+        "        visit(&claim);\n        reach(Point::RowSaved);\n        claim.clean();\n        claim.change_phase();\n",
+        "        claim.clean();\n        claim.change_phase();\n        drop(claim);\n        visit(&self.look(head).unwrap());\n",
+        "loom", "snapshot_has_a_row_once_as_it_was_before_an_update"),
+    Bug("bug_moved_row_is_in_the_old_phase", "src/sequence.rs",
+        "start_with(record, of.after & (CHANGED | PHASE));", "start_with(record, of.after & CHANGED);",
+        "loom", "snapshot_has_a_row_once_that_moves_and_is_updated"),
+    Bug("bug_no_pin_while_a_row_is_made", "src/loom_models/snapshot.rs",
+        "maker.admit(3.0, &theirs.pin())", "maker.admit(3.0, no_guard())",
+        "loom", "snapshot_of_later_has_a_row_that_was_made_while_one_began"),
+    Bug("bug_update_not_marked", "src/sequence.rs",
+        "after: free.wrapping_add(VERSION) | CHANGED };", "after: free.wrapping_add(VERSION) };",
+        "loom", "snapshot_of_changes_has_what_was_changed_since"),
+    Bug("bug_last_images_not_taken", "src/store/snapshot.rs",
+        "            Stage::Images if waiting > 0 => {", "            Stage::Images if waiting > capacity => {",
+        "shuttle", "a_snapshot_beside_everything_is_of_its_beginning"),
+    Bug("bug_removed_rows_not_noted", "src/store/saved.rs",
+        "state.removed.push((table.number(), key));", "let _ = (table.number(), key);",
+        "test", "--test snapshot increments_add_up_to_the_full_snapshot"),
+    Bug("bug_sketch_not_restored", "src/store/restore.rs",
+        "            inner.restore_sketch(sections, exactly)?;\n", "",
+        "test", "--test snapshot a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been"),
+    Bug("bug_order_of_arrival_decides", "src/store/round.rs",
+        "                if self.config.deterministic {\n                    // Not in the order",
+        "                if false {\n                    // Not in the order",
+        "test", "--test snapshot a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been"),
     # ===== What only threads that run show: sanitizers under stress
     Bug("bug_no_grace_period_asan", "src/reclaim.rs",
         "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",

@@ -3,8 +3,9 @@
 
 use crate::budget::Budget;
 use crate::id::ChunkIndex;
+use crate::magazine::Magazine;
 use crate::reclaim::{Reclaimer, Retired, Slabs};
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::Superblocks;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;

@@ -73,6 +73,7 @@ mod importance;
 mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod magazine;
 mod moment;
 mod optim;
 mod reclaim;

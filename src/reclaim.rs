@@ -2,7 +2,8 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::slab::{Magazine, Slab};
+use crate::magazine::Magazine;
+use crate::slab::Slab;
 use crate::superblocks::AllocError;
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_epoch::Guard;

@@ -18,54 +18,13 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::magazine::{MAGAZINE, Magazine};
 use crate::region::FIRST_SUPERBLOCK;
 use crate::superblocks::{AllocError, EVACUATING, RETIRED, Superblocks, zeroed_bits};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::watch;
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
-
-/// Most records that a magazine holds.
-const MAGAZINE: usize = 256;
-
-/// Free records that one thread holds, the next one last. Give the rest back with [`Slab::flush`].
-#[derive(Debug)]
-pub(crate) struct Magazine {
-    len: usize,
-    /// How many the last refill was to take. Each takes twice as many as the one before, so that a short call takes few.
-    batch: usize,
-    records: [Option<ChunkIndex>; MAGAZINE],
-}
-
-impl Default for Magazine {
-    fn default() -> Magazine {
-        Magazine { len: 0, batch: 16, records: [None; MAGAZINE] }
-    }
-}
-
-impl Magazine {
-    #[inline]
-    fn push(&mut self, index: ChunkIndex) {
-        self.records[self.len] = Some(index);
-        self.len += 1;
-    }
-
-    #[inline]
-    fn pop(&mut self) -> Option<ChunkIndex> {
-        self.len = self.len.checked_sub(1)?;
-        self.records[self.len]
-    }
-
-    /// Adds the records whose bits are set, counted from `first`.
-    fn fill(&mut self, first: u32, mut bits: u32) {
-        let end = self.len + bits.count_ones() as usize;
-        for record in &mut self.records[self.len..end] {
-            *record = ChunkIndex::from_raw(first + bits.trailing_zeros());
-            bits &= bits - 1;
-        }
-        self.len = end;
-    }
-}
 
 /// Not beside what is only read.
 #[repr(align(128))]
@@ -188,7 +147,7 @@ impl Slab {
 
     /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
     pub(crate) fn alloc_existing(&self, magazine: &mut Magazine, guard: &Guard) -> Option<ChunkIndex> {
-        if magazine.len == 0 && !self.refill_existing(magazine, guard) {
+        if magazine.len() == 0 && !self.refill_existing(magazine, guard) {
             return None;
         }
         self.alloc(magazine, guard).ok()
@@ -254,17 +213,16 @@ impl Slab {
             // Acquire: pairs with the Release in `free_word`, so the last owner's use of the records is over.
             let taken = words[word].swap(0, Ordering::Acquire);
             self.load(magazine, superblock, word, taken);
-            if magazine.len >= magazine.batch {
+            if magazine.len() >= magazine.batch {
                 self.cursor.0.store(word as u32, Ordering::Relaxed);
                 break;
             }
         }
-        // The lowest slot is had first.
-        magazine.records[..magazine.len].reverse();
-        if magazine.len > 0 {
+        magazine.reverse();
+        if magazine.len() > 0 {
             reach(Point::SlotsTaken);
         }
-        magazine.len > 0
+        magazine.len() > 0
     }
 
     /// Adds the slots of one word of bits to a magazine.
@@ -297,7 +255,7 @@ impl Slab {
             reach(Point::SuperblockHalfCommitted);
         }
         (0..first).for_each(|word| self.load(magazine, superblock, word, self.mask(word)));
-        magazine.records[..magazine.len].reverse();
+        magazine.reverse();
         self.cursor.0.store(first as u32, Ordering::Relaxed);
         self.offer(superblock);
         Ok(())
@@ -313,8 +271,8 @@ impl Slab {
 
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
-        let len = std::mem::take(&mut magazine.len);
-        self.put_back(magazine.records[..len].iter().flatten());
+        self.put_back(magazine.first(magazine.len()));
+        magazine.remove_first(magazine.len());
     }
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
@@ -332,7 +290,7 @@ impl Slab {
     #[inline]
     pub(crate) fn free_into(&self, magazine: &mut Magazine, index: ChunkIndex) {
         self.close(index);
-        if magazine.len >= 2 * self.batch.max(16) {
+        if magazine.len() >= 2 * self.batch.max(16) {
             self.unload(magazine);
         }
         magazine.push(index);
@@ -341,10 +299,9 @@ impl Slab {
     /// Puts back the half of a magazine that was freed first.
     #[cold]
     fn unload(&self, magazine: &mut Magazine) {
-        let half = magazine.len / 2;
-        self.put_back(magazine.records[..half].iter().flatten());
-        magazine.records.copy_within(half..magazine.len, 0);
-        magazine.len -= half;
+        let half = magazine.len() / 2;
+        self.put_back(magazine.first(half));
+        magazine.remove_first(half);
     }
 
     /// Nobody uses the record from now on.
@@ -564,6 +521,19 @@ mod tests {
         slab.stop_evacuating(1);
         slab.flush(&mut magazine);
         assert_eq!(slab.alloc(&mut magazine, &handle.pin()).unwrap(), first[3]);
+    }
+
+    #[test]
+    fn superblocks_whose_slots_are_freed_at_once_are_all_found() {
+        let (_, slab) = slab(3, 100);
+        let handle = Collector::new().register();
+        let mut magazine = Magazine::default();
+        let all: Vec<_> = (0..3 * slab.slots()).map(|_| slab.alloc(&mut magazine, &handle.pin()).unwrap()).collect();
+        assert!(slab.alloc_existing(&mut magazine, &handle.pin()).is_none());
+        let of_each: Vec<_> = all.into_iter().step_by(slab.slots() as usize).collect();
+        slab.free_all(of_each.iter());
+        let found: Vec<_> = std::iter::from_fn(|| slab.alloc_existing(&mut magazine, &handle.pin())).collect();
+        assert_eq!(found, of_each);
     }
 
     #[test]

@@ -100,7 +100,8 @@ mod asan {
 mod tests {
     use crate::budget::Budget;
     use crate::id::ChunkIndex;
-    use crate::slab::{Magazine, Slab};
+    use crate::magazine::Magazine;
+    use crate::slab::Slab;
     use crate::superblocks::Superblocks;
     use crate::sync::Ordering;
     use crossbeam_epoch::{Collector, LocalHandle};

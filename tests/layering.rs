@@ -23,14 +23,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("optim", &["config", "simd"]),
     ("scratch", &["simd"]),
     ("superblocks", &["budget", "failpoint", "region", "sync", "watch"]),
-    ("slab", &["failpoint", "id", "region", "superblocks", "sync", "watch"]),
+    ("magazine", &["id"]),
+    ("slab", &["failpoint", "id", "magazine", "region", "superblocks", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
     ("moment", &["failpoint", "sequence", "sync"]),
     (
         "chain",
         &["config", "directory", "failpoint", "hash", "id", "moment", "rowcopy", "sequence", "slab", "sync", "watch"],
     ),
-    ("reclaim", &["failpoint", "id", "slab", "superblocks", "sync"]),
+    ("reclaim", &["failpoint", "id", "magazine", "slab", "superblocks", "sync"]),
     (
         "store",
         &[
@@ -61,7 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("bench", &["budget", "id", "reclaim", "slab", "superblocks", "sync"]),
+    ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
     ("snapshot", &["config"]),
     ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),

@@ -118,6 +118,12 @@ fn step(store: &Store, random: &mut Random, keys: u64) -> dimslab::StepReport {
     store.step().unwrap()
 }
 
+fn steps(store: &Store, random: &mut Random, keys: u64, count: usize) {
+    for _ in 0..count {
+        step(store, random, keys);
+    }
+}
+
 /// A store that goes on from a snapshot does what the saved one does, bit for bit: growth, pruning, refusals.
 #[test]
 fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
@@ -198,7 +204,7 @@ fn every_snapshot_is_one_moments_state_under_concurrent_updates() {
         let store = Store::new(config, tables()).unwrap();
         let mut random = Random::new(seed);
         let keys = 3000;
-        (0..30).for_each(|_| drop(step(&store, &mut random, keys)));
+        steps(&store, &mut random, keys, 30);
         for _ in 0..3 {
             // Nobody is at work here but the pruning thread: it changes nothing between two equal lists.
             let (before, mut snapshot) = loop {
@@ -242,7 +248,7 @@ fn increments_add_up_to_the_full_snapshot() {
         let config = StoreConfig::new(2 << 20).policy(policy()).deterministic(true).snapshots(true).seed(seed);
         let store = Store::new(config, tables()).unwrap();
         let mut random = Random::new(seed);
-        (0..20).for_each(|_| drop(step(&store, &mut random, 4000)));
+        steps(&store, &mut random, 4000, 20);
         assert!(store.snapshot(SnapshotKind::Increment).is_err(), "an increment of nothing");
         let mut rows = Taken::of(&store, SnapshotKind::Full).rows();
         for _ in 0..6 {
@@ -254,7 +260,9 @@ fn increments_add_up_to_the_full_snapshot() {
                     let dim = store.dim(t(table)).unwrap();
                     let grads: Vec<f32> = (0..batch.len() * dim).map(|_| random.unit() - 0.4).collect();
                     store.apply_gradients(t(table), &batch, &grads).unwrap();
-                    batch[..20].iter().for_each(|&key| drop(store.remove(t(table), key).unwrap()));
+                    for &key in &batch[..20] {
+                        store.remove(t(table), key).unwrap();
+                    }
                     store.apply_gradients(t(table), &batch[..5], &grads[..5 * dim]).unwrap();
                 }
                 store.step().unwrap();
@@ -323,7 +331,7 @@ fn a_smaller_budget_leaves_out_what_matters_least() {
     let config = StoreConfig::new(2 << 20).policy(policy()).deterministic(true).snapshots(true);
     let store = Store::new(config, vec![TableConfig::new("t", 16)]).unwrap();
     let mut random = Random::new(3);
-    (0..60).for_each(|_| drop(step(&store, &mut random, 6000)));
+    steps(&store, &mut random, 6000, 60);
     let taken = Taken::of(&store, SnapshotKind::Full);
     let (all, tables) = (taken.rows(), taken.manifest.tables.clone());
     for budget in [1 << 19, 1 << 18, 4 << 20] {
@@ -381,7 +389,7 @@ fn rows_come_through_another_chunk_size() {
         let table = |chunk| vec![TableConfig::new("t", dim).chunk(chunk).optimizer(optimizer)];
         let store = Store::new(config(), table(4)).unwrap();
         let mut random = Random::new(9);
-        (0..30).for_each(|_| drop(step(&store, &mut random, 500)));
+        steps(&store, &mut random, 500, 30);
         let first = Taken::of(&store, SnapshotKind::Full);
         for chunk in [8, 16, 32] {
             let other = first.restore(config(), table(chunk));
@@ -405,7 +413,7 @@ fn a_snapshot_that_is_given_up_leaves_nothing_behind() {
     let config = StoreConfig::new(1 << 20).policy(policy()).snapshots(true);
     let store = Store::new(config, tables()).unwrap();
     let mut random = Random::new(1);
-    (0..30).for_each(|_| drop(step(&store, &mut random, 2000)));
+    steps(&store, &mut random, 2000, 30);
     let plain = Store::new(StoreConfig::new(1 << 20), tables()).unwrap();
     assert!(plain.snapshot(SnapshotKind::Full).unwrap_err().to_string().contains("StoreConfig::snapshots"));
     for blocks in 0..4 {
@@ -436,7 +444,7 @@ fn what_does_not_fit_is_refused() {
     let config = StoreConfig::new(1 << 20).policy(policy()).deterministic(true).snapshots(true);
     let store = Store::new(config.clone(), tables()).unwrap();
     let mut random = Random::new(1);
-    (0..30).for_each(|_| drop(step(&store, &mut random, 2000)));
+    steps(&store, &mut random, 2000, 30);
     let taken = Taken::of(&store, SnapshotKind::Full);
     let begin = |tables: Vec<TableConfig>, sections: &[Section]| {
         Store::restore(config.clone(), tables, &taken.manifest, sections)

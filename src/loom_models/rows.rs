@@ -5,10 +5,11 @@ use crate::chain::{Chains, NewChunk, RowLayout};
 use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
+use crate::magazine::Magazine;
 use crate::moment::Moment;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::Superblocks;
 
 /// Two slabs on three superblocks of 16 words, and a layout of two one-dimensional chunks.

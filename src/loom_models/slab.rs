@@ -1,8 +1,9 @@
 //! The slab and its superblocks.
 
 use super::*;
+use crate::magazine::Magazine;
 use crate::region::SYSTEM_KEEPS;
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::{AllocError, Superblocks};
 
 fn slab_of(record_words: usize, superblocks: u32) -> (Arc<Slab>, Arc<Superblocks>) {
