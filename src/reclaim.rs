@@ -198,18 +198,6 @@ mod collector {
             guard
         }
 
-        /// What is set when every thread that is pinned now has unpinned. Whoever pins after that sees what was done before
-        /// this call.
-        pub(crate) fn grace(self: &Arc<Self>) -> Arc<AtomicBool> {
-            let over = Arc::new(AtomicBool::new(false));
-            let theirs = Arc::clone(&over);
-            let guard = self.pin();
-            // Release: pairs with the Acquire of whoever asks.
-            guard.defer(move || theirs.store(true, Ordering::Release));
-            guard.flush();
-            over
-        }
-
         /// Lets the epoch go on if it can.
         pub(crate) fn advance(self: &Arc<Self>) {
             self.pin().flush();

@@ -87,11 +87,11 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Whether a record is live and in the other phase than `phase`. Acquire: pairs with the Release of the claim under which
-/// it went, or changed its phase, before which an image was kept.
+/// Whether a record is live and in the other phase than `phase`. Relaxed: what was kept of one that is not is found under
+/// the lock of what is kept, which whoever kept it had before.
 #[inline]
 pub(crate) fn is_of_before(record: &[AtomicU32], phase: u32) -> bool {
-    let word = record[0].load(Ordering::Acquire);
+    let word = record[0].load(Ordering::Relaxed);
     word & LIVE != 0 && (word ^ phase) & PHASE != 0
 }
 

@@ -187,7 +187,7 @@ fn disturb(store: &Store, random: &mut Random, keys: u64, over: &std::sync::atom
             store.apply_gradients(t(table), &batch, &grads).unwrap();
             store.remove(t(table), random.next() % keys).unwrap();
         }
-        if random.next() % 16 == 0 {
+        if random.next().is_multiple_of(16) {
             rounds += 1;
             store.prune().unwrap();
         }
@@ -481,18 +481,19 @@ fn what_does_not_fit_is_refused() {
         };
         assert!(section.name == "store/superblocks" || spoil(cut), "{} cut short", section.name);
         match &section.data {
-            Data::U64(values) => drop(spoil(Data::U64(vec![u64::MAX; values.len()]))),
-            Data::U32(values) => drop(spoil(Data::U32(vec![u32::MAX; values.len()]))),
-            Data::F32(values) => drop(spoil(Data::F32(vec![f32::NAN; values.len()]))),
+            Data::U64(values) => _ = spoil(Data::U64(vec![u64::MAX; values.len()])),
+            Data::U32(values) => _ = spoil(Data::U32(vec![u32::MAX; values.len()])),
+            Data::F32(values) => _ = spoil(Data::F32(vec![f32::NAN; values.len()])),
             _ => {}
         }
     }
     // Blocks that are no rows of their table.
     let good = taken.blocks.iter().find(|block| block.table == 0 && block.keys.len() > 2).unwrap();
-    let spoilt: [(&str, fn(&mut RowBlock)); 8] = [
+    type Spoil = fn(&mut RowBlock);
+    let spoilt: [(&str, Spoil); 8] = [
         ("twice", |block| block.keys[1] = block.keys[0]),
-        ("of its shape", |block| drop(block.weights.pop())),
-        ("of its shape", |block| drop(block.chunks.pop())),
+        ("of its shape", |block| block.weights.truncate(1)),
+        ("of its shape", |block| block.chunks.truncate(1)),
         ("of table 77", |block| block.table = 77),
         ("of its shape", |block| block.row_state.push(1.0)),
         ("cannot be one", |block| block.ordinals[0] = 200),

@@ -139,7 +139,7 @@ impl Inner {
             inner: Arc::clone(self),
             manifest,
             sections,
-            grace: self.reclaimer.grace(),
+            grace: self.grace(),
             stage: Stage::Grace,
             images: Images::default(),
             removed,
@@ -148,6 +148,18 @@ impl Inner {
         };
         reach(Point::SnapshotBegun);
         Ok(snapshot)
+    }
+
+    /// What is set when every thread that is pinned now has unpinned. Whoever pins after that sees what was done before
+    /// this call.
+    fn grace(&self) -> Arc<AtomicBool> {
+        let over = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&over);
+        let guard = self.reclaimer.pin();
+        // Release: pairs with the Acquire of whoever asks, so that what was made before is found in the directories.
+        guard.defer(move || theirs.store(true, Ordering::Release));
+        guard.flush();
+        over
     }
 
     /// Brings the rows that a snapshot left behind into the phase of the others.
