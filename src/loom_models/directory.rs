@@ -183,3 +183,58 @@ fn directory_a_row_is_found_while_a_node_takes_a_segments_place() {
         assert_eq!(directory.find(LOW, &guard, probe(1)), Some(index(11)));
     });
 }
+
+/// The row that a look-up in stages comes to.
+fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
+    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+}
+
+#[test]
+fn directory_stages_find_a_row_throughout_a_split() {
+    explore("directory: stages, insert and split", 2, || {
+        let (_, directory) = directory(&FULL);
+        let [guard, their_guard] = pins();
+        let thread = beside(&directory, their_guard, |directory, guard| {
+            directory.insert(LOW, index(11), guard, probe(1)).unwrap()
+        });
+        assert_eq!(in_stages(&directory, HIGH, &guard), Some(index(31)));
+        let _their_guard = thread.join().unwrap();
+        assert_eq!(in_stages(&directory, HIGH, &guard), Some(index(31)));
+    });
+}
+
+#[test]
+fn directory_stages_find_a_row_while_a_node_takes_a_segments_place() {
+    explore("directory: stages, insert and deepen", 2, || {
+        // As in the model of `find`.
+        let quarter = 1 << 30;
+        let rows = [(LOW, 21), (HIGH, 31), (LOW | quarter, 41), (HIGH, 51), (LOW, 61)];
+        let (_, directory) = directory(&rows);
+        let [guard, their_guard] = pins();
+        let thread = beside(&directory, their_guard, |directory, guard| {
+            directory.insert(LOW, index(11), guard, probe(1)).unwrap()
+        });
+        assert_eq!(in_stages(&directory, LOW | quarter, &guard), Some(index(41)));
+        let _their_guard = thread.join().unwrap();
+        assert_eq!(in_stages(&directory, LOW | quarter, &guard), Some(index(41)));
+    });
+}
+
+#[test]
+fn directory_stages_find_a_row_below_nodes_while_its_segment_is_replaced() {
+    // Rows that share four bits of their tags, so that all splits are on one way down; which of them is full when the
+    // thread comes depends on their number.
+    for rows in 4..14 {
+        explore("directory: stages, insert and replace below nodes", 2, move || {
+            let rows: Vec<(u32, u32)> = (0..rows).map(|row| (1 << 28 | row << 10, row * 10 + 21)).collect();
+            let (_, directory) = directory(&rows);
+            let [guard, their_guard] = pins();
+            let thread = beside(&directory, their_guard, |directory, guard| {
+                directory.insert(1 << 28 | 7, index(11), guard, probe(1)).unwrap()
+            });
+            assert_eq!(in_stages(&directory, rows[1].0, &guard), Some(index(rows[1].1)));
+            let _their_guard = thread.join().unwrap();
+            assert_eq!(in_stages(&directory, rows[1].0, &guard), Some(index(rows[1].1)));
+        });
+    }
+}
