@@ -255,7 +255,7 @@ fn row_that_is_admitted_is_read_whole() {
 }
 
 #[test]
-fn row_that_is_admitted_is_read_whole_in_stages() {
+fn row_that_stages_lead_to_is_read_whole() {
     explore("row: stages and read, admit", 3, || {
         let rows = Rows::none();
         let theirs = Arc::clone(&rows);
