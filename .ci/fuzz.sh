@@ -22,7 +22,7 @@ flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module
 -Cllvm-args=-sanitizer-coverage-pc-table"
 base=${FUZZ_TARGET_DIR:-target}
 log=${FUZZ_LOG:-executions.log}
-is_reader() { [ "$1" = csv_reader ] || [ "$1" = criteo_reader ] || [ "$1" = input_archive ]; }
+is_reader() { [[ " csv_reader criteo_reader input_archive snapshot_reader serving_file " == *" $1 "* ]]; }
 
 engine=() readers=()
 for target in "${targets[@]}"; do

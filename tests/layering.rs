@@ -56,7 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot", &["config"]),
     ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),
-    ("dlrm", &["data", "simd", "sync"]),
+    ("dlrm", &["data", "serving", "simd", "sync"]),
     ("report", &["data", "dlrm"]),
     ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
 ];

@@ -132,3 +132,88 @@ fn a_cut_while_recovering_from_a_cut_loses_nothing() {
     }
     assert!(cuts > 1000, "{cuts} cuts");
 }
+
+/// The directory in which the process that is killed works, if this is that process.
+const WORKER: &str = "DIMSLAB_KILLED_WORKER";
+
+/// One generation of a worker: what it saves is a function of the generations before it.
+fn generation(model: &mut Model, directory: Option<&Directory>, number: u64) {
+    let since = (number % 4 != 0).then_some(model.step);
+    model.work(30, 80);
+    if let Some(directory) = directory {
+        model.save(directory, since).unwrap();
+        if number % 8 == 7 {
+            directory.compact().unwrap();
+            directory.keep_newest(2).unwrap();
+        }
+    } else {
+        model.changed.clear();
+    }
+}
+
+fn work_until_killed(path: &std::path::Path) -> ! {
+    let directory = Directory::create(path).unwrap();
+    let mut model = Model::new(99);
+    for number in 0.. {
+        generation(&mut model, Some(&directory), number);
+        println!("ACK {number}");
+    }
+    unreachable!("it is killed before that");
+}
+
+/// A real process on a real file system is killed at a random moment: what it had acknowledged is there, or the next.
+/// `DIMSLAB_KILLS` says how often, 40 if not given.
+#[test]
+fn a_killed_process_leaves_what_it_acknowledged_or_the_next() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    if let Some(path) = std::env::var_os(WORKER) {
+        work_until_killed(path.as_ref());
+    }
+    let kills = std::env::var("DIMSLAB_KILLS").map_or(40, |kills| kills.parse::<u64>().unwrap());
+    let name = "snapshot::crash_tests::a_killed_process_leaves_what_it_acknowledged_or_the_next";
+    let (mut states, mut replayed) = (Vec::new(), Model::new(99));
+    let mut acknowledged_in_all = 0;
+    for kill in 0..kills {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let mut worker = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(WORKER, &path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+        // From the first acknowledgement on, so that the time goes to saving and not to starting.
+        let mut acknowledged = lines
+            .find_map(|line| line.unwrap().split("ACK ").nth(1).map(|number| number.parse::<usize>().unwrap()))
+            .unwrap();
+        let random = xxhash_rust::xxh3::xxh3_64(&kill.to_le_bytes());
+        std::thread::sleep(std::time::Duration::from_micros(random % 40_000));
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        for line in lines.map_while(Result::ok) {
+            // The last line may be cut.
+            if let Some(number) = line.strip_prefix("ACK ").and_then(|number| number.parse().ok()) {
+                acknowledged = acknowledged.max(number);
+            }
+        }
+        acknowledged_in_all += acknowledged;
+        while states.len() < acknowledged + 2 {
+            generation(&mut replayed, None, states.len() as u64);
+            states.push(replayed.clone());
+        }
+        let snapshot = Snapshot::open(&path).unwrap();
+        snapshot.verify().unwrap();
+        let found = states[acknowledged..].iter().take(2).any(|state| state.is_in(&snapshot).unwrap());
+        assert!(found, "kill {kill}: {acknowledged} acknowledged, and step {} found", snapshot.manifest().step);
+        // And it can be gone on with.
+        let mut next = Model::new(1);
+        next.work(10, 10);
+        next.step = snapshot.manifest().step + 1;
+        next.save(&Directory::create(&path).unwrap(), None).unwrap();
+        assert!(next.is_in(&Snapshot::open(&path).unwrap()).unwrap());
+    }
+    assert!(acknowledged_in_all as u64 > kills, "{acknowledged_in_all} saves beside {kills} kills");
+}

@@ -9,14 +9,16 @@ mod damage_tests;
 mod dir;
 mod error;
 mod fs;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod read;
 mod record;
 mod save;
-#[cfg(all(test, not(shuttle)))]
-mod sim;
+#[cfg(any(fuzzing, all(test, not(shuttle))))]
+pub(crate) mod sim;
 mod tensors;
 #[cfg(all(test, not(shuttle)))]
-mod tests;
+pub(crate) mod tests;
 
 pub use block::{BLOCK_BYTES, Data, Manifest, RowBlock, RowRef, Section, Source};
 pub use dir::Directory;

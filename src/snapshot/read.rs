@@ -96,7 +96,7 @@ impl Snapshot {
         let mut next = Some(path);
         while let Some(path) = next.take() {
             let (record, sum) = Record::read(&*fs, &path)?;
-            if expected.is_some_and(|expected| expected != sum) {
+            if expected.is_some_and(|expected| expected != sum) && !cfg!(fuzzing) {
                 let what = "it is not the snapshot that the one after it, or LATEST, was written for";
                 return Err(SnapshotError::Chain { path, what: what.to_owned() });
             }
