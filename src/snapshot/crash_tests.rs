@@ -1,7 +1,13 @@
 //! The power is cut at every step of every operation, and what is left must load: the latest snapshot that was
 //! acknowledged, or the next one.
 
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::sim::{Faults, Keep, SimFs};
 use super::tests::{Model, disk, open, root};
@@ -138,7 +144,7 @@ const WORKER: &str = "DIMSLAB_KILLED_WORKER";
 
 /// One generation of a worker: what it saves is a function of the generations before it.
 fn generation(model: &mut Model, directory: Option<&Directory>, number: u64) {
-    let since = (number % 4 != 0).then_some(model.step);
+    let since = (!number.is_multiple_of(4)).then_some(model.step);
     model.work(30, 80);
     if let Some(directory) = directory {
         model.save(directory, since).unwrap();
@@ -151,7 +157,7 @@ fn generation(model: &mut Model, directory: Option<&Directory>, number: u64) {
     }
 }
 
-fn work_until_killed(path: &std::path::Path) -> ! {
+fn work_until_killed(path: &Path) -> ! {
     let directory = Directory::create(path).unwrap();
     let mut model = Model::new(99);
     for number in 0.. {
@@ -161,59 +167,115 @@ fn work_until_killed(path: &std::path::Path) -> ! {
     unreachable!("it is killed before that");
 }
 
-/// A real process on a real file system is killed at a random moment: what it had acknowledged is there, or the next.
-/// `DIMSLAB_KILLS` says how often, 40 if not given.
+/// Starts a worker in `path` and kills it at a random moment after its first acknowledgement; returns its last one.
+fn kill_a_worker(path: &Path, random: u64) -> usize {
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "snapshot::crash_tests::a_killed_process_leaves_what_it_acknowledged_or_the_next"])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(WORKER, path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+    let number = |line: String| line.split("ACK ").nth(1).map(|number| number.parse::<usize>().unwrap());
+    let first = lines.find_map(|line| number(line.unwrap())).unwrap();
+    std::thread::sleep(Duration::from_micros(xxh3_64(&random.to_le_bytes()) % 40_000));
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    lines.map_while(Result::ok).filter_map(number).last().unwrap_or(first)
+}
+
+/// What a worker's directory holds after each of its generations.
+struct Replay {
+    model: Model,
+    states: Vec<Model>,
+}
+
+impl Replay {
+    fn new() -> Replay {
+        Replay { model: Model::new(99), states: Vec::new() }
+    }
+
+    /// The directory holds what was acknowledged, or the next, and can be saved to.
+    fn check(&mut self, path: &Path, acknowledged: usize) {
+        while self.states.len() < acknowledged + 2 {
+            generation(&mut self.model, None, self.states.len() as u64);
+            self.states.push(self.model.clone());
+        }
+        let snapshot = Snapshot::open(path).unwrap();
+        snapshot.verify().unwrap();
+        let found = self.states[acknowledged..].iter().take(2).any(|state| state.is_in(&snapshot).unwrap());
+        assert!(found, "{acknowledged} was acknowledged, and step {} is there", snapshot.manifest().step);
+        let mut next = Model::new(1);
+        next.work(10, 10);
+        next.step = snapshot.manifest().step + 1;
+        next.save(&Directory::create(path).unwrap(), None).unwrap();
+        assert!(next.is_in(&Snapshot::open(path).unwrap()).unwrap());
+    }
+}
+
+/// A real process on a real file system is killed at a random moment. `DIMSLAB_KILLS` says how often, 40 if not given.
 #[test]
 fn a_killed_process_leaves_what_it_acknowledged_or_the_next() {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
     if let Some(path) = std::env::var_os(WORKER) {
         work_until_killed(path.as_ref());
     }
     let kills = std::env::var("DIMSLAB_KILLS").map_or(40, |kills| kills.parse::<u64>().unwrap());
-    let name = "snapshot::crash_tests::a_killed_process_leaves_what_it_acknowledged_or_the_next";
-    let (mut states, mut replayed) = (Vec::new(), Model::new(99));
-    let mut acknowledged_in_all = 0;
+    let (mut replay, mut acknowledged_in_all) = (Replay::new(), 0);
     for kill in 0..kills {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
-        let mut worker = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture", "--test-threads=1"])
-            .env(WORKER, &path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-        // From the first acknowledgement on, so that the time goes to saving and not to starting.
-        let mut acknowledged = lines
-            .find_map(|line| line.unwrap().split("ACK ").nth(1).map(|number| number.parse::<usize>().unwrap()))
-            .unwrap();
-        let random = xxhash_rust::xxh3::xxh3_64(&kill.to_le_bytes());
-        std::thread::sleep(std::time::Duration::from_micros(random % 40_000));
-        worker.kill().unwrap();
-        worker.wait().unwrap();
-        for line in lines.map_while(Result::ok) {
-            // The last line may be cut.
-            if let Some(number) = line.strip_prefix("ACK ").and_then(|number| number.parse().ok()) {
-                acknowledged = acknowledged.max(number);
-            }
-        }
-        acknowledged_in_all += acknowledged;
-        while states.len() < acknowledged + 2 {
-            generation(&mut replayed, None, states.len() as u64);
-            states.push(replayed.clone());
-        }
-        let snapshot = Snapshot::open(&path).unwrap();
-        snapshot.verify().unwrap();
-        let found = states[acknowledged..].iter().take(2).any(|state| state.is_in(&snapshot).unwrap());
-        assert!(found, "kill {kill}: {acknowledged} acknowledged, and step {} found", snapshot.manifest().step);
-        // And it can be gone on with.
-        let mut next = Model::new(1);
-        next.work(10, 10);
-        next.step = snapshot.manifest().step + 1;
-        next.save(&Directory::create(&path).unwrap(), None).unwrap();
-        assert!(next.is_in(&Snapshot::open(&path).unwrap()).unwrap());
+        let acknowledged = kill_a_worker(&path, kill);
+        replay.check(&path, acknowledged);
+        acknowledged_in_all += acknowledged as u64;
     }
-    assert!(acknowledged_in_all as u64 > kills, "{acknowledged_in_all} saves beside {kills} kills");
+    assert!(acknowledged_in_all > kills, "{acknowledged_in_all} saves beside {kills} kills");
+}
+
+/// Runs a command; whether it succeeded.
+fn run(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// An image that is mounted, until it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// With what makes ext4 hide a missing sync switched off.
+    fn new(image: &Path, at: PathBuf) -> Option<Mounted> {
+        std::fs::create_dir_all(&at).unwrap();
+        let options = ["-o", "loop,data=writeback,noauto_da_alloc"];
+        run(Command::new("mount").args(options).arg(image).arg(&at)).then(|| Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(&self.0));
+    }
+}
+
+/// The same on a real ext4 whose disk is looked at before anything more is written back: a power cut. Without the right to
+/// mount, it says that it was skipped. `DIMSLAB_CUTS` says how often, 8 if not given.
+#[test]
+fn an_ext4_that_is_cut_holds_what_was_acknowledged_or_the_next() {
+    let cuts = std::env::var("DIMSLAB_CUTS").map_or(8, |cuts| cuts.parse::<u64>().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let (image, cut) = (folder.path().join("image"), folder.path().join("cut"));
+    std::fs::File::create(&image).unwrap().set_len(48 << 20).unwrap();
+    let made = run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    let Some(disk) = made.then(|| Mounted::new(&image, folder.path().join("disk"))).flatten() else {
+        println!("skipped: no mkfs.ext4, or no right to mount");
+        return;
+    };
+    let mut replay = Replay::new();
+    for number in 0..cuts {
+        let name = format!("checkpoint-{number}");
+        let acknowledged = kill_a_worker(&disk.0.join(&name), number);
+        assert!(run(Command::new("cp").arg("--sparse=always").arg(&image).arg(&cut)));
+        let after = Mounted::new(&cut, folder.path().join("after")).unwrap();
+        replay.check(&after.0.join(&name), acknowledged);
+        std::fs::remove_dir_all(disk.0.join(&name)).unwrap();
+    }
 }
