@@ -261,8 +261,7 @@ impl TensorFile {
         let start = number.checked_sub(1).map_or(0, |before| self.groups[before].1);
         let Group(name, end, sum) = &self.groups[number];
         let len = (end - start) as usize;
-        bytes.clear();
-        if bytes.try_reserve_exact(len).is_err() {
+        if bytes.try_reserve_exact(len.saturating_sub(bytes.len())).is_err() {
             let what = format!("`{name}` has {len} bytes, more than there is memory for");
             return Err(SnapshotError::damaged(&self.path, what));
         }
