@@ -41,7 +41,7 @@ impl Source for Rows {
         block.clear();
         let mut weights = [0.25; DIM];
         while self.next < self.rows && block.bytes() < BLOCK_BYTES {
-            weights[0] = self.next as f32;
+            weights[0] = (self.next % 1000) as f32;
             block.push(RowRef {
                 key: scrambled(self.next),
                 ordinals: &[0, 1, 2, 3],

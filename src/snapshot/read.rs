@@ -280,8 +280,15 @@ impl<'s> RowFiles<'s> {
             let Some(record) = self.part.record.rows.get(self.next_file) else {
                 return Ok(false);
             };
-            let path = self.part.path.join(rows_name(self.next_file));
-            self.open = Some((TensorFile::open(self.fs, &path, record)?, 0));
+            let path = |file| self.part.path.join(rows_name(file));
+            // The disk reads ahead, the next file too, while this one is looked at.
+            if self.next_file == 0 {
+                self.fs.will_read(&path(0));
+            }
+            if self.next_file + 1 < self.part.record.rows.len() {
+                self.fs.will_read(&path(self.next_file + 1));
+            }
+            self.open = Some((TensorFile::open(self.fs, &path(self.next_file), record)?, 0));
             self.next_file += 1;
         }
     }

@@ -5,6 +5,7 @@
 //! but was lost. Of a directory it keeps any subset of the changes since its last sync: less than journalling file systems
 //! promise, which keep them in order.
 //! The disk dies at a chosen step, and can be told to fail single operations or to run out of space.
+#![cfg_attr(fuzzing, expect(dead_code, reason = "the fuzz targets need a disk in memory and not its cuts"))]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
