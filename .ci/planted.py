@@ -65,6 +65,7 @@ COUNTED_TWICE = """\
         let room = self.budget.room() + self.superblocks.kept_bytes();
         retired + room + self.slabs.free_bytes()
 """
+CUT = "--lib snapshot::crash_tests::full_saves_increments_and_compaction_survive_a_cut_at_every_step"
 LEFT_OUT = """\
         let room = self.budget.room() + self.superblocks.kept_bytes();
         room + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
@@ -254,6 +255,42 @@ BUGS = [
     Bug("bug_relaxed_end_of_a_claim", "src/sequence.rs",
         "self.record[0].store(self.after, Ordering::Release);", "self.record[0].store(self.after, Ordering::Relaxed);",
         "tsan", NO_UPDATE),
+    # ===== Files
+    Bug("bug_rows_not_synced", "src/snapshot/tensors.rs",
+        'file.sync().at("sync", &self.path)?;', "",
+        "test", CUT),
+    Bug("bug_manifest_and_latest_not_synced", "src/snapshot/save.rs",
+        'file.sync().at("sync", path)', "Ok(())",
+        "test", CUT),
+    Bug("bug_new_directory_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(&temporary).at("sync", &temporary)?;', "",
+        "test", CUT),
+    Bug("bug_snapshot_renamed_and_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(self.path()).at("sync", self.path())?;', "",
+        "test", CUT),
+    Bug("bug_latest_renamed_and_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(self.path()).at("sync", self.path())\n', "Ok(())\n",
+        "test", CUT),
+    Bug("bug_first_directory_not_synced", "src/snapshot/dir.rs",
+        'directory.fs.sync_dir(parent).at("sync", parent)?;', "",
+        "test", "--lib snapshot::crash_tests::a_first_save_is_whole_or_absent"),
+    Bug("bug_removed_before_the_new_one_is_latest", "src/snapshot/dir.rs",
+        "let saved = self.save(&mut Folded::new(&latest))?;",
+        "self.fs.remove_file(&self.path.join(LATEST)).at(\"remove\", &self.path)?;\n"
+        "        let saved = self.save(&mut Folded::new(&latest))?;",
+        "test", CUT),
+    Bug("bug_checksum_not_compared", "src/snapshot/tensors.rs",
+        "xxh3_64(bytes) == self.0 ||", "true ||",
+        "test", "--lib snapshot::damage_tests::every_changed_byte_is_noticed"),
+    Bug("bug_tombstone_forgotten", "src/snapshot/read.rs",
+        "chunks > 0 && newest == self.part", "newest == self.part",
+        "test", "--lib snapshot::tests::a_chain_of_increments_is_what_a_full_snapshot_is_and_compacts_to_one"),
+    Bug("bug_export_not_synced", "src/serving/export.rs",
+        'self.file.sync().at("sync", &self.path)?;', "",
+        "test", "--lib serving::tests::an_export_that_is_cut_leaves_the_old_file_or_the_new_one"),
+    Bug("bug_export_renamed_and_not_synced", "src/serving/export.rs",
+        'fs.sync_dir(parent).at("sync", parent)?;', "",
+        "test", "--lib serving::tests::an_export_that_is_cut_leaves_the_old_file_or_the_new_one"),
     # ===== The whole store, in many schedules
     Bug("bug_row_entered_before_it_is_written", "src/store/grow.rs",
         WRITE_ROW + ENTER_ROW, ENTER_ROW + WRITE_ROW,

@@ -114,6 +114,8 @@ pub use store::{
 pub mod fuzzing {
     pub use crate::directory::fuzzing::{Inserted, Pinned, Remains, Tree, Verdict};
     pub use crate::interleave::{Place, interruptible};
+    pub use crate::serving::fuzzing::{read_serving, serving_file};
+    pub use crate::snapshot::fuzzing::Files;
     pub use crate::store::fuzzing::{
         BegunCut, CHUNKS_MAX, Figures, Head, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
     };

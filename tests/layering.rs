@@ -66,7 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot", &["config"]),
     ("serving", &["config", "rowcopy", "snapshot"]),
     ("data", &[]),
-    ("dlrm", &["data", "simd", "snapshot", "sync"]),
+    ("dlrm", &["data", "serving", "simd", "snapshot", "sync"]),
     ("report", &["data", "dlrm"]),
     ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
 ];

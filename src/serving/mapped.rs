@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::Dtype as TensorType;
 use safetensors::tensor::{Metadata, SafeTensors};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::export::shared_rows;
 use super::layout::{
     ABOUT, About, Dtype, FORMAT, Hasher, Place, SUMS, index_name, ordinals_name, shared_name, values_name,
 };
 use super::table::{Table, Weights};
-use crate::snapshot::{At, HEADER_MOST, Manifest, SnapshotError, Value};
+use crate::snapshot::{At, HEADER_MOST, Manifest, SnapshotError, Sum, Value};
 
 #[cfg(target_endian = "big")]
 compile_error!("serving files are read in place, and they are little-endian");
@@ -210,7 +209,7 @@ impl Tables {
             }
             let Some(info) = self.metadata.info(name) else { continue };
             let (start, end) = info.data_offsets;
-            if xxh3_64(&self.bytes[self.data_start + start..self.data_start + end]) != *sum {
+            if !Sum(*sum).fits(&self.bytes[self.data_start + start..self.data_start + end]) {
                 return damaged(format!("the checksum of `{name}` does not match"));
             }
         }
@@ -236,10 +235,10 @@ fn check_sums(bytes: &[u8], metadata: &Metadata, data_start: usize) -> Result<()
     let sums = sums.ok_or("it is no serving file: it has no checksums at its end")?;
     let mut before = Vec::new();
     u64::put(&sums[..sums.len() - 1], &mut before);
-    if xxh3_64(&before) != sums[sums.len() - 1] {
+    if !Sum(sums[sums.len() - 1]).fits(&before) {
         return Err("its checksums do not match their own".to_owned());
     }
-    if xxh3_64(&bytes[..data_start]) != sums[0] {
+    if !Sum(sums[0]).fits(&bytes[..data_start]) {
         return Err("the checksum of its header does not match".to_owned());
     }
     Ok(())
@@ -256,7 +255,8 @@ fn about(bytes: &[u8], metadata: &Metadata, data_start: usize, path: &Path) -> R
     let json = &bytes[data_start + info.data_offsets.0..data_start + info.data_offsets.1];
     let sums = words(&bytes[data_start..], metadata).unwrap_or_default();
     let position = metadata.offset_keys().iter().position(|name| name == ABOUT);
-    if position.and_then(|position| sums.get(position + 1)) != Some(&xxh3_64(json)) {
+    let sum = position.and_then(|position| sums.get(position + 1));
+    if !sum.is_some_and(|sum| Sum(*sum).fits(json)) {
         return Err(damaged(format!("the checksum of `{ABOUT}` does not match")));
     }
     let illegal = |error: serde_json::Error| damaged(format!("`{ABOUT}` is not legal: {error}"));

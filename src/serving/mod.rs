@@ -17,6 +17,8 @@
 //! system. [`export`] never does that: it writes beside the file and renames, and who has the old one mapped keeps it.
 
 mod export;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod layout;
 mod live;
 mod mapped;

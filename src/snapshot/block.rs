@@ -144,6 +144,18 @@ impl Data {
         }
     }
 
+    /// Bytes of the values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Data::U8(values) => size_of_val(&values[..]),
+            Data::U32(values) => size_of_val(&values[..]),
+            Data::U64(values) => size_of_val(&values[..]),
+            Data::F32(values) => size_of_val(&values[..]),
+            Data::F64(values) => size_of_val(&values[..]),
+        }
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,7 +1,13 @@
 //! The power is cut at every step of every operation, and what is left must load: the latest snapshot that was
 //! acknowledged, or the next one.
 
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::sim::{Faults, Keep, SimFs};
 use super::tests::{Model, disk, open, root};
@@ -131,4 +137,145 @@ fn a_cut_while_recovering_from_a_cut_loses_nothing() {
         cuts += cut_everywhere(&found, 2, save, |disk, acknowledged| holds(disk, &old, &saved, acknowledged));
     }
     assert!(cuts > 1000, "{cuts} cuts");
+}
+
+/// The directory in which the process that is killed works, if this is that process.
+const WORKER: &str = "DIMSLAB_KILLED_WORKER";
+
+/// One generation of a worker: what it saves is a function of the generations before it.
+fn generation(model: &mut Model, directory: Option<&Directory>, number: u64) {
+    let since = (!number.is_multiple_of(4)).then_some(model.step);
+    model.work(30, 80);
+    if let Some(directory) = directory {
+        model.save(directory, since).unwrap();
+        if number % 8 == 7 {
+            directory.compact().unwrap();
+            directory.keep_newest(2).unwrap();
+        }
+    } else {
+        model.changed.clear();
+    }
+}
+
+fn work_until_killed(path: &Path) -> ! {
+    let directory = Directory::create(path).unwrap();
+    let mut model = Model::new(99);
+    for number in 0.. {
+        generation(&mut model, Some(&directory), number);
+        println!("ACK {number}");
+    }
+    unreachable!("it is killed before that");
+}
+
+/// Starts a worker in `path`, waits for a random number of acknowledgements, 1 to 12, and a random moment, and kills it;
+/// returns its last acknowledgement.
+fn kill_a_worker(path: &Path, random: u64) -> usize {
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "snapshot::crash_tests::a_killed_process_leaves_what_it_acknowledged_or_the_next"])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(WORKER, path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(worker.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut numbers = lines.filter_map(|line| line.split("ACK ").nth(1).map(|number| number.parse::<usize>().unwrap()));
+    let random = xxh3_64(&random.to_le_bytes());
+    let awaited = numbers.nth((random >> 32) as usize % 12).unwrap();
+    std::thread::sleep(Duration::from_micros(random % 30_000));
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    numbers.last().unwrap_or(awaited)
+}
+
+/// What a worker's directory holds after each of its generations.
+struct Replay {
+    model: Model,
+    states: Vec<Model>,
+}
+
+impl Replay {
+    fn new() -> Replay {
+        Replay { model: Model::new(99), states: Vec::new() }
+    }
+
+    /// The directory holds what was acknowledged, or the next, and can be saved to.
+    fn check(&mut self, path: &Path, acknowledged: usize) {
+        while self.states.len() < acknowledged + 2 {
+            generation(&mut self.model, None, self.states.len() as u64);
+            self.states.push(self.model.clone());
+        }
+        let snapshot = Snapshot::open(path).unwrap();
+        snapshot.verify().unwrap();
+        let found = self.states[acknowledged..].iter().take(2).any(|state| state.is_in(&snapshot).unwrap());
+        assert!(found, "{acknowledged} was acknowledged, and step {} is there", snapshot.manifest().step);
+        let mut next = Model::new(1);
+        next.work(10, 10);
+        next.step = snapshot.manifest().step + 1;
+        next.save(&Directory::create(path).unwrap(), None).unwrap();
+        assert!(next.is_in(&Snapshot::open(path).unwrap()).unwrap());
+    }
+}
+
+/// A real process on a real file system is killed at a random moment. `DIMSLAB_KILLS` says how often, 40 if not given.
+#[test]
+fn a_killed_process_leaves_what_it_acknowledged_or_the_next() {
+    if let Some(path) = std::env::var_os(WORKER) {
+        work_until_killed(path.as_ref());
+    }
+    let kills = std::env::var("DIMSLAB_KILLS").map_or(40, |kills| kills.parse::<u64>().unwrap());
+    let mut replay = Replay::new();
+    for kill in 0..kills {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let acknowledged = kill_a_worker(&path, kill);
+        replay.check(&path, acknowledged);
+    }
+}
+
+/// Runs a command; whether it succeeded.
+fn run(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// An image that is mounted, until it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// With what makes ext4 hide a missing sync switched off.
+    fn new(image: &Path, at: PathBuf) -> Option<Mounted> {
+        std::fs::create_dir_all(&at).unwrap();
+        let options = ["-o", "loop,data=writeback,noauto_da_alloc"];
+        run(Command::new("mount").args(options).arg(image).arg(&at)).then(|| Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(&self.0));
+    }
+}
+
+/// The same on a real ext4 whose disk is looked at before anything more is written back: a power cut. Without the right to
+/// mount, it says that it was skipped. `DIMSLAB_CUTS` says how often, 8 if not given.
+#[test]
+fn an_ext4_that_is_cut_holds_what_was_acknowledged_or_the_next() {
+    let cuts = std::env::var("DIMSLAB_CUTS").map_or(8, |cuts| cuts.parse::<u64>().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let (image, cut) = (folder.path().join("image"), folder.path().join("cut"));
+    std::fs::File::create(&image).unwrap().set_len(48 << 20).unwrap();
+    let made = run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    let Some(disk) = made.then(|| Mounted::new(&image, folder.path().join("disk"))).flatten() else {
+        println!("skipped: no mkfs.ext4, or no right to mount");
+        return;
+    };
+    let mut replay = Replay::new();
+    for number in 0..cuts {
+        let name = format!("checkpoint-{number}");
+        let acknowledged = kill_a_worker(&disk.0.join(&name), number);
+        assert!(run(Command::new("cp").arg("--sparse=always").arg(&image).arg(&cut)));
+        let after = Mounted::new(&cut, folder.path().join("after")).unwrap();
+        replay.check(&after.0.join(&name), acknowledged);
+        std::fs::remove_dir_all(disk.0.join(&name)).unwrap();
+    }
 }

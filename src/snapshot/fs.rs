@@ -5,6 +5,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -14,6 +16,8 @@ pub(crate) trait Fs: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Box<dyn FsFile>>;
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<Box<dyn FsFile>>;
+    /// Says that a file will be read soon. Whatever goes wrong shows when it is opened.
+    fn will_read(&self, _path: &Path) {}
     /// Makes a new directory; its parent must be there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Names of a directory's entries, in no order.
@@ -54,6 +58,16 @@ impl Fs for RealFs {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         Ok(Box::new(file))
+    }
+
+    fn will_read(&self, path: &Path) {
+        #[cfg(target_os = "linux")]
+        if let Ok(file) = File::open(path) {
+            // SAFETY: a hint about an open file; no memory is involved.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_WILLNEED) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = path;
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

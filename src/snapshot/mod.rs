@@ -1,4 +1,9 @@
-//! A store's state in files: consistent, crash-safe, in increments, readable elsewhere.
+//! A store's state in files: whole or in increments, safe from crashes, readable elsewhere.
+//!
+//! [`Directory::save`] writes what a [`Source`] hands out, [`Snapshot`] reads it again: each live row once, whatever number
+//! of increments it is in. Both stream: memory is that of a few blocks of rows. `docs/format.md` has the format to the byte.
+//!
+//! Not kept here: when a snapshot is taken and of which moment it is. That is the source's.
 
 mod block;
 mod columns;
@@ -9,14 +14,16 @@ mod damage_tests;
 mod dir;
 mod error;
 mod fs;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod read;
 mod record;
 mod save;
-#[cfg(all(test, not(shuttle)))]
-mod sim;
+#[cfg(any(fuzzing, all(test, not(shuttle))))]
+pub(crate) mod sim;
 mod tensors;
 #[cfg(all(test, not(shuttle)))]
-mod tests;
+pub(crate) mod tests;
 
 pub use block::{BLOCK_BYTES, Data, Manifest, RowBlock, RowRef, Section, Source};
 pub use dir::Directory;

@@ -96,7 +96,7 @@ impl Snapshot {
         let mut next = Some(path);
         while let Some(path) = next.take() {
             let (record, sum) = Record::read(&*fs, &path)?;
-            if expected.is_some_and(|expected| expected != sum) {
+            if expected.is_some_and(|expected| expected != sum) && !cfg!(fuzzing) {
                 let what = "it is not the snapshot that the one after it, or LATEST, was written for";
                 return Err(SnapshotError::Chain { path, what: what.to_owned() });
             }
@@ -280,8 +280,15 @@ impl<'s> RowFiles<'s> {
             let Some(record) = self.part.record.rows.get(self.next_file) else {
                 return Ok(false);
             };
-            let path = self.part.path.join(rows_name(self.next_file));
-            self.open = Some((TensorFile::open(self.fs, &path, record)?, 0));
+            let path = |file| self.part.path.join(rows_name(file));
+            // The disk reads ahead, the next file too, while this one is looked at.
+            if self.next_file == 0 {
+                self.fs.will_read(&path(0));
+            }
+            if self.next_file + 1 < self.part.record.rows.len() {
+                self.fs.will_read(&path(self.next_file + 1));
+            }
+            self.open = Some((TensorFile::open(self.fs, &path(self.next_file), record)?, 0));
             self.next_file += 1;
         }
     }

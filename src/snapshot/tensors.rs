@@ -53,6 +53,14 @@ impl TryFrom<String> for Sum {
     }
 }
 
+impl Sum {
+    /// Whether these bytes have this sum. Under the fuzzer all do: it does not guess sums, and what lies behind them has to
+    /// hold by itself.
+    pub(crate) fn fits(self, bytes: &[u8]) -> bool {
+        xxh3_64(bytes) == self.0 || cfg!(fuzzing)
+    }
+}
+
 /// A group of tensors that lie one behind the other: its name, where it ends in the data, and its checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Group(pub(crate) String, pub(crate) u64, pub(crate) Sum);
@@ -218,7 +226,7 @@ impl TensorFile {
         let file = fs.open(path).at("open", path)?;
         let bytes = file.len().at("read", path)?;
         let damaged = |what: String| SnapshotError::damaged(path, what);
-        if bytes != record.bytes {
+        if bytes != record.bytes && !cfg!(fuzzing) {
             return Err(damaged(format!("it has {bytes} bytes instead of {}", record.bytes)));
         }
         let mut start = [0; 8];
@@ -231,7 +239,7 @@ impl TensorFile {
             data_start.ok_or_else(|| damaged("its header is longer than the file, or than any".to_owned()))?;
         let mut header = vec![0; data_start as usize];
         file.read_at(&mut header, 0).at("read", path)?;
-        if Sum(xxh3_64(&header)) != record.header {
+        if !record.header.fits(&header) {
             return Err(damaged("the checksum of its header does not match".to_owned()));
         }
         let (metadata, groups) = parse_header(&header, bytes - data_start).map_err(damaged)?;
@@ -253,14 +261,13 @@ impl TensorFile {
         let start = number.checked_sub(1).map_or(0, |before| self.groups[before].1);
         let Group(name, end, sum) = &self.groups[number];
         let len = (end - start) as usize;
-        bytes.clear();
-        if bytes.try_reserve_exact(len).is_err() {
+        if bytes.try_reserve_exact(len.saturating_sub(bytes.len())).is_err() {
             let what = format!("`{name}` has {len} bytes, more than there is memory for");
             return Err(SnapshotError::damaged(&self.path, what));
         }
         bytes.resize(len, 0);
         self.file.read_at(bytes, self.data_start + start).at("read", &self.path)?;
-        if xxh3_64(bytes) != sum.0 {
+        if !sum.fits(bytes) {
             return Err(SnapshotError::damaged(&self.path, format!("the checksum of `{name}` does not match")));
         }
         Ok(GroupView { file: self, name, start: start as usize, bytes })

@@ -9,32 +9,32 @@ use super::sim::{Faults, SimFs};
 use super::*;
 use crate::config::{Fallback, Optimizer, StoreConfig, TableConfig};
 
-pub(super) fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new("/checkpoint")
 }
 
 /// A row of the model.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
-    ordinals: Vec<u8>,
+pub(crate) struct Row {
+    pub(crate) ordinals: Vec<u8>,
     utilities: Vec<f32>,
-    weights: Vec<f32>,
+    pub(crate) weights: Vec<f32>,
     state: Vec<f32>,
     row_state: Vec<f32>,
 }
 
 /// A model of a store: rows that change, and which changed since the last snapshot.
 #[derive(Clone)]
-pub(super) struct Model {
-    pub(super) tables: Vec<TableConfig>,
-    pub(super) rows: BTreeMap<(usize, u64), Row>,
+pub(crate) struct Model {
+    pub(crate) tables: Vec<TableConfig>,
+    pub(crate) rows: BTreeMap<(usize, u64), Row>,
     pub(super) changed: BTreeSet<(usize, u64)>,
-    pub(super) step: u64,
+    pub(crate) step: u64,
     random: u64,
 }
 
 impl Model {
-    pub(super) fn new(seed: u64) -> Model {
+    pub(crate) fn new(seed: u64) -> Model {
         let adam = Optimizer::Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
         let rowwise = Optimizer::RowwiseAdagrad { lr: 0.1, eps: 1e-8, initial_accumulator: 0.0 };
         let tables = vec![
@@ -46,13 +46,13 @@ impl Model {
         Model { tables, rows: BTreeMap::new(), changed: BTreeSet::new(), step: 0, random: seed }
     }
 
-    pub(super) fn draw(&mut self, below: u64) -> u64 {
+    pub(crate) fn draw(&mut self, below: u64) -> u64 {
         self.random = xxhash_rust::xxh3::xxh3_64(&self.random.to_le_bytes());
         self.random % below
     }
 
     /// Makes, changes and removes `count` rows.
-    pub(super) fn work(&mut self, count: usize, keys: u64) {
+    pub(crate) fn work(&mut self, count: usize, keys: u64) {
         self.step += 1 + self.draw(3);
         for _ in 0..count {
             let at =
@@ -67,7 +67,7 @@ impl Model {
             if ordinals.is_empty() {
                 ordinals.push(self.draw(table.chunks() as u64) as u8);
             }
-            let mut values = |count: usize| (0..count).map(|_| self.draw(1 << 20) as f32 / 7.0).collect::<Vec<f32>>();
+            let mut values = |count: usize| (0..count).map(|_| self.draw(1 << 20) as f32 / 70.0).collect::<Vec<f32>>();
             let live = ordinals.len();
             let row = Row {
                 utilities: values(live),
@@ -81,7 +81,7 @@ impl Model {
     }
 
     /// A source of all rows, or of those changed since `since`, in blocks of `block` rows.
-    pub(super) fn source(&self, since: Option<u64>, block: usize) -> ModelSource<'_> {
+    pub(crate) fn source(&self, since: Option<u64>, block: usize) -> ModelSource<'_> {
         let keys = match since {
             None => self.rows.keys().copied().collect(),
             Some(_) => self.changed.iter().copied().collect(),
@@ -91,6 +91,7 @@ impl Model {
 
     pub(super) fn sections(&self) -> Vec<Section> {
         vec![
+            Section { name: "shared/0/weights".to_owned(), shape: vec![3, 16], data: Data::F32(vec![0.25; 48]) },
             Section { name: "clock".to_owned(), shape: vec![], data: Data::U64(vec![self.step]) },
             Section { name: "dense/top.0.weight".to_owned(), shape: vec![2, 3], data: Data::F32(vec![0.5; 6]) },
             Section { name: "random \"state\"\\".to_owned(), shape: vec![4], data: Data::U32(vec![1, 2, 3, 4]) },
@@ -100,21 +101,21 @@ impl Model {
     }
 
     /// Saves all, or what changed since the last call.
-    pub(super) fn save(&mut self, to: &Directory, since: Option<u64>) -> Result<Saved, SnapshotError> {
+    pub(crate) fn save(&mut self, to: &Directory, since: Option<u64>) -> Result<Saved, SnapshotError> {
         let saved = to.save(&mut self.source(since, 5))?;
         self.changed.clear();
         Ok(saved)
     }
 
     /// Whether a snapshot holds exactly this.
-    pub(super) fn is_in(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
+    pub(crate) fn is_in(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
         Ok(snapshot.manifest().step == self.step
             && rows_of(snapshot, snapshot.blocks())? == self.rows
             && snapshot.sections()? == self.sections())
     }
 }
 
-pub(super) struct ModelSource<'m> {
+pub(crate) struct ModelSource<'m> {
     model: &'m Model,
     since: Option<u64>,
     keys: Vec<(usize, u64)>,
@@ -182,13 +183,13 @@ fn rows_of(snapshot: &Snapshot, mut blocks: Blocks<'_>) -> Result<BTreeMap<(usiz
     Ok(rows)
 }
 
-pub(super) fn disk() -> (SimFs, Directory) {
+pub(crate) fn disk() -> (SimFs, Directory) {
     let disk = SimFs::new();
     let directory = Directory::create_on(Arc::new(disk.clone()), root()).unwrap();
     (disk, directory)
 }
 
-pub(super) fn open(disk: &SimFs) -> Result<Snapshot, SnapshotError> {
+pub(crate) fn open(disk: &SimFs) -> Result<Snapshot, SnapshotError> {
     Snapshot::open_on(Arc::new(disk.clone()), root())
 }
 
