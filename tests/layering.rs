@@ -64,7 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
     ("snapshot", &["config"]),
-    ("serving", &["config", "rowcopy", "snapshot"]),
+    ("serving", &["config", "hash", "rowcopy", "snapshot"]),
     ("data", &[]),
     ("dlrm", &["data", "serving", "simd", "snapshot", "sync"]),
     ("report", &["data", "dlrm"]),

@@ -1,9 +1,9 @@
 //! What a serving file holds and how a key is found in it; `docs/format.md` has it to the byte.
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::{Keys, TableConfig};
+use crate::hash::mix;
 use crate::snapshot::{Manifest, Sum};
 
 /// Version of the format.
@@ -123,7 +123,7 @@ impl Hasher {
 
     #[inline]
     pub(super) fn row_hash(&self, row_key: u64) -> u64 {
-        xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed)
+        mix(row_key, self.seed)
     }
 
     /// The row that a key names, and its hash.

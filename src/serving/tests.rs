@@ -152,7 +152,11 @@ fn look_ups_are_what_the_store_gives() {
                         Dtype::Bf16 => expected.abs() / 256.0,
                         Dtype::Int8 => most / 127.0 * 0.51,
                     };
-                    assert!((expected - found).abs() <= allowed, "{dtype:?} {key}: {found} for {expected}");
+                    assert!(
+                        (expected - found).abs() <= allowed,
+                        "{} {dtype:?} {key}: {found} for {expected}",
+                        config.name
+                    );
                 }
                 if let Some(prefix) = row.and_then(|row| row.as_prefix()) {
                     assert_eq!(prefix, &found[..prefix.len()]);
