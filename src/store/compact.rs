@@ -39,14 +39,15 @@ impl Inner {
     }
 
     /// Chooses superblocks to empty: in each slab as many as can go if `spare(used)` records are to stay free, and one
-    /// superblock's worth in any case. `None` if there are none.
+    /// superblock's worth in any case, unless none is used. `None` if there are none.
     pub(super) fn evacuate_all_but(&self, spare: impl Fn(u64) -> u64) -> Option<Evacuation<'_>> {
         let mut evacuation = Evacuation(Vec::new());
         for slab in self.slabs.iter() {
             let mut occupancy: Vec<_> = slab.occupancy().collect();
             let slots = u64::from(slab.slots());
             let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
-            let allowed = spare(occupancy.len() as u64 * slots - free).max(slots);
+            let used = occupancy.len() as u64 * slots - free;
+            let allowed = if used == 0 { 0 } else { spare(used).max(slots) };
             // The emptiest first, as the least has to be moved. What leaves one fits into what the others have free.
             occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
             for (superblock, _) in occupancy {
