@@ -256,8 +256,8 @@ BUGS = [
         "self.record[0].store(self.after, Ordering::Release);", "self.record[0].store(self.after, Ordering::Relaxed);",
         "tsan", NO_UPDATE),
     # ===== Files
-    Bug("bug_rows_not_synced", "src/snapshot/tensors.rs",
-        'file.sync().at("sync", &self.path)?;', "",
+    Bug("bug_rows_not_synced", "src/snapshot/save.rs",
+        "self.unsynced.drain(..).try_for_each(Unsynced::sync)?;", "",
         "test", CUT),
     Bug("bug_manifest_and_latest_not_synced", "src/snapshot/save.rs",
         'file.sync().at("sync", path)', "Ok(())",

@@ -239,6 +239,14 @@ impl<'s> Chains<'s> {
         }
     }
 
+    /// Asks the processor for all of some rows, the waits overlapping.
+    pub(crate) fn prefetch_rows(&self, rows: &[RowAt]) {
+        self.peek(rows, |position, tail, _| {
+            let head = || self.heads.record(rows[position].1);
+            rowcopy::prefetch_words(tail.map_or_else(head, |tail| self.tails.record(tail)));
+        });
+    }
+
     /// Asks the processor for the first line of the tail that a link leads to.
     #[inline]
     fn ask_for(&self, link: &AtomicU32) -> Option<ChunkIndex> {

@@ -40,6 +40,8 @@ pub(crate) trait FsFile: Send + Sync {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Says that [`sync`](Self::sync) comes: the disk may begin with it. Whatever goes wrong shows there.
+    fn will_sync(&self) {}
     /// Makes the content durable. After an error the content counts as lost: trying again may succeed and prove nothing.
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -108,6 +110,14 @@ impl FsFile for File {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn will_sync(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: a hint about an open file; no memory is involved.
+        unsafe {
+            libc::sync_file_range(self.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Writing a snapshot into a directory of its own, which appears whole or not at all.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
@@ -11,11 +11,13 @@ use super::fs::Fs;
 use super::record::{
     Base, Counts, FORMAT, MANIFEST, Record, SECTIONS, TEMPORARY, parse_name, rows_name, snapshot_name,
 };
-use super::tensors::{FileRecord, Sum, TensorWriter};
+use super::tensors::{FileRecord, Sum, TensorWriter, Unsynced};
 
 /// Blocks in a file of rows, and the bytes left for its header: 1 KiB for each, which is more than seven tensors need.
 const BLOCKS_MOST: usize = 64;
 const HEADER_BYTES: usize = BLOCKS_MOST << 10;
+/// Files that are kept open to be made durable at the end: 4 GiB, and far fewer than a process may open.
+const UNSYNCED_MOST: usize = 64;
 
 /// A snapshot that is on the disk for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +114,8 @@ struct Writer<'f> {
     rows: Option<TensorWriter<'f>>,
     /// Memory for the next one.
     buffer: Vec<u8>,
+    /// Those that were written. To wait for the disk while there are rows to read would be to let training wait.
+    unsynced: VecDeque<Unsynced>,
 }
 
 impl<'f> Writer<'f> {
@@ -124,7 +128,7 @@ impl<'f> Writer<'f> {
         let counts = vec![Counts::default(); tables.len()];
         let sections = FileRecord { bytes: 0, header: Sum(0) };
         let record = Record { format: FORMAT, base, manifest, counts, rows: Vec::new(), sections };
-        Ok(Writer { fs, dir, record, rows: None, buffer: Vec::new() })
+        Ok(Writer { fs, dir, record, rows: None, buffer: Vec::new(), unsynced: VecDeque::new() })
     }
 
     /// Writes everything but the directory's own entries, and returns the record and its checksum.
@@ -142,7 +146,10 @@ impl<'f> Writer<'f> {
         let header = 256 + sections.iter().map(super::Section::header_bytes).sum::<usize>();
         let mut file = TensorWriter::new(self.fs, self.dir.join(SECTIONS), header, std::mem::take(&mut self.buffer));
         sections.iter().try_for_each(|section| section.write(&mut file))?;
-        (self.record.sections, _) = file.finish()?;
+        let (sections, _, unsynced) = file.finish()?;
+        self.record.sections = sections;
+        self.unsynced.push_back(unsynced);
+        self.unsynced.drain(..).try_for_each(Unsynced::sync)?;
         let (bytes, sum) = self.record.to_bytes()?;
         write_file(self.fs, &self.dir.join(MANIFEST), &bytes)?;
         Ok((self.record, sum))
@@ -175,9 +182,15 @@ impl<'f> Writer<'f> {
 
     fn end_file(&mut self) -> Result<(), SnapshotError> {
         if let Some(file) = self.rows.take() {
-            let (record, buffer) = file.finish()?;
+            let (record, buffer, unsynced) = file.finish()?;
             self.record.rows.push(record);
             self.buffer = buffer;
+            self.unsynced.push_back(unsynced);
+            if self.unsynced.len() > UNSYNCED_MOST
+                && let Some(oldest) = self.unsynced.pop_front()
+            {
+                oldest.sync()?;
+            }
         }
         Ok(())
     }

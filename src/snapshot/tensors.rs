@@ -96,7 +96,7 @@ macro_rules! values {
 
 values!(u8 => U8, u16 => U16, u32 => U32, u64 => U64, f32 => F32, f64 => F64);
 
-/// Writes one file. Nothing is durable before [`finish`](Self::finish) has returned.
+/// Writes one file, of which nothing is durable before [`Unsynced::sync`] has returned.
 pub(crate) struct TensorWriter<'f> {
     fs: &'f dyn Fs,
     path: PathBuf,
@@ -169,8 +169,8 @@ impl<'f> TensorWriter<'f> {
         Ok(())
     }
 
-    /// Writes what is left, makes the file durable, and gives the buffer back.
-    pub(crate) fn finish(mut self) -> Result<(FileRecord, Vec<u8>), SnapshotError> {
+    /// Writes what is left, and gives the buffer back. The file is still to be made durable.
+    pub(crate) fn finish(mut self) -> Result<(FileRecord, Vec<u8>, Unsynced), SnapshotError> {
         let large = self.file.is_some();
         let groups = serde_json::to_string(&self.groups).map_err(|error| SnapshotError::source(error.to_string()))?;
         let groups = HashMap::from([(GROUPS.to_owned(), groups)]);
@@ -183,12 +183,26 @@ impl<'f> TensorWriter<'f> {
             self.reserved = header.len();
             self.flush()?;
         }
-        let Some(file) = &mut self.file else {
+        let Some(mut file) = self.file else {
             unreachable!("a flush opens the file");
         };
         file.write_at(&header, 0).at("write", &self.path)?;
-        file.sync().at("sync", &self.path)?;
-        Ok((record, self.buffer))
+        file.will_sync();
+        Ok((record, self.buffer, Unsynced { file, path: self.path }))
+    }
+}
+
+/// A file that is written and not durable yet.
+#[must_use]
+pub(super) struct Unsynced {
+    file: Box<dyn FsFile>,
+    path: PathBuf,
+}
+
+impl Unsynced {
+    /// Makes the content durable.
+    pub(super) fn sync(mut self) -> Result<(), SnapshotError> {
+        self.file.sync().at("sync", &self.path)
     }
 }
 

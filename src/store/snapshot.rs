@@ -13,6 +13,8 @@ use crate::sync::{AtomicBool, Ordering, pause};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Rows that the processor is asked for together.
+const ROWS_AT_ONCE: usize = 32;
 /// Attempts to end the grace period of a snapshot that is given up.
 const GIVE_UP_ATTEMPTS: usize = 64;
 
@@ -223,11 +225,12 @@ impl LiveSnapshot {
         let Some(&(number, _)) = self.images.order.get(self.images.read) else { return false };
         block.table = number as usize;
         let of = &self.inner.tables[number as usize];
+        let mut order = Vec::new();
         while let Some(&(table, at)) = self.images.order.get(self.images.read)
             && table == number
             && block.bytes() < BLOCK_BYTES
         {
-            push_image(of, &self.images.words[at as usize..], block);
+            push_image(of, &self.images.words[at as usize..], &mut order, block);
             self.images.read += 1;
         }
         true
@@ -251,19 +254,22 @@ impl LiveSnapshot {
         let Some(table) = self.inner.tables.get(number) else { return Stage::Images };
         block.table = number;
         let (chains, moment) = (table.chains(&self.inner.slabs), &self.inner.moment);
-        let (mut at, mut rows, mut image) = (from, Vec::<RowAt>::new(), Vec::new());
+        let (mut at, mut rows) = (from, Vec::<RowAt>::new());
+        let (mut image, mut order) = (Vec::new(), Vec::new());
         loop {
             let guard = self.inner.reclaimer.pin();
             let next = table.rows_of_segment(at, &guard, &mut rows);
-            rows.iter().for_each(|&(_, head)| chains.prefetch_head(head));
-            for &row in &rows {
-                chains.save(row.1, |claim| {
-                    if !moment.changed_only() || claim.was_changed() {
-                        image.clear();
-                        chains.copy_image(row, claim, &mut image);
-                        push_image(table, &image, block);
-                    }
-                });
+            for rows in rows.chunks(ROWS_AT_ONCE) {
+                chains.prefetch_rows(rows);
+                for &row in rows {
+                    chains.save(row.1, |claim| {
+                        if !moment.changed_only() || claim.was_changed() {
+                            image.clear();
+                            chains.copy_image(row, claim, &mut image);
+                            push_image(table, &image, &mut order, block);
+                        }
+                    });
+                }
             }
             let Some(next) = next else { return Stage::Rows(number + 1, 0) };
             at = next;
@@ -400,16 +406,19 @@ fn image_words(layout: &RowLayout, image: &[u32]) -> usize {
     IMAGE_HEADER + layout.row_state_words() + image[IMAGE_HEADER - 1] as usize * (1 + layout.payload_words())
 }
 
-/// Adds the row of the image that `image` begins with, its chunks in the order of their ordinals.
-fn push_image(table: &Table, image: &[u32], block: &mut RowBlock) {
+/// Adds the row of the image that `image` begins with, its chunks in the order of their ordinals. `order` is scratch.
+fn push_image(table: &Table, image: &[u32], order: &mut Vec<(u8, usize)>, block: &mut RowBlock) {
     let layout = &table.layout;
     let (header, chunks) = image[..image_words(layout, image)].split_at(IMAGE_HEADER + layout.row_state_words());
     block.keys.push(table.row_key(join(header[2], header[1])));
     block.chunks.push(header[3] as u16);
     block.row_state.extend(header[IMAGE_HEADER..].iter().map(|&word| f32::from_bits(word)));
-    let mut order: Vec<&[u32]> = chunks.chunks_exact(1 + layout.payload_words()).collect();
-    order.sort_unstable_by_key(|chunk| Info::unpack(chunk[0]).ordinal);
-    for chunk in order {
+    let words_each = 1 + layout.payload_words();
+    order.clear();
+    order.extend((0..chunks.len()).step_by(words_each).map(|at| (Info::unpack(chunks[at]).ordinal, at)));
+    order.sort_unstable();
+    for &(_, at) in order.iter() {
+        let chunk = &chunks[at..at + words_each];
         let info = Info::unpack(chunk[0]);
         block.ordinals.push(info.ordinal);
         block.utilities.push(info.utility);
