@@ -5,12 +5,12 @@
 //! Medians over repetitions that take turns. Before anything is read its pages are dropped from the page cache, so reads
 //! come from the disk; writes end with an fsync.
 
+#[path = "support/disk.rs"]
+mod disk;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::hint::black_box;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use dimslab::serving::{Dtype, Tables, export};
@@ -72,20 +72,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Drops a directory's files from the page cache.
-fn drop_pages(dir: &Path) {
-    for entry in std::fs::read_dir(dir).expect("a directory") {
-        let file = File::open(entry.expect("an entry").path()).expect("a file");
-        // SAFETY: a call on an open file, without memory.
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-    }
-}
-
-fn dd(arguments: &[String]) {
-    let status = Command::new("dd").args(arguments).stderr(Stdio::null()).status().expect("dd");
-    assert!(status.success(), "dd {arguments:?}");
-}
-
 fn bandwidth(dir: &Path, rows: u64, repetitions: usize) {
     let table = TableConfig::new("t", DIM);
     let (mut saves, mut loads, mut writes, mut reads) = (vec![], vec![], vec![], vec![]);
@@ -98,23 +84,19 @@ fn bandwidth(dir: &Path, rows: u64, repetitions: usize) {
             bytes = directory.save(&mut source).expect("a snapshot").bytes;
         }));
         let plain = dir.join("plain");
-        std::fs::create_dir_all(&plain).expect("a directory");
-        let blocks = bytes.div_ceil(4 << 20);
-        let (file, count) = (plain.join("file").display().to_string(), format!("count={blocks}"));
-        writes.push(seconds(|| {
-            dd(&["if=/dev/zero".into(), format!("of={file}"), "bs=4M".into(), count.clone(), "conv=fsync".into()]);
-        }));
+        writes.push(seconds(|| disk::dd_write(&plain, bytes).expect("dd")));
         let snapshot = Snapshot::open(&path).expect("a snapshot");
-        drop_pages(&snapshot.parts()[0].path);
+        disk::drop_pages(&snapshot.parts()[0].path).expect("pages");
         loads.push(seconds(|| {
-            let (mut blocks, mut block, mut found) = (snapshot.blocks(), RowBlock::default(), 0u64);
-            while blocks.next(&mut block).expect("rows") {
+            let mut found = 0;
+            let count = |block: &RowBlock| {
                 found += block.keys.len() as u64;
-            }
+                Ok(())
+            };
+            snapshot.for_each_block(count).expect("rows");
             assert_eq!(found, rows);
         }));
-        drop_pages(&plain);
-        reads.push(seconds(|| dd(&[format!("if={file}"), "of=/dev/null".into(), "bs=4M".into()])));
+        reads.push(seconds(|| disk::dd_read(&plain).expect("dd")));
         std::fs::remove_dir_all(&path).expect("ours");
         std::fs::remove_dir_all(&plain).expect("ours");
     }

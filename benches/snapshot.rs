@@ -1,26 +1,30 @@
 //! What a snapshot costs the training beside it, how fast it is written and read, and how large it is.
 //!
-//! `cargo bench --bench snapshot [-- --budget MIB --steps N --repetitions N --dir DIR]`
+//! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR]`
 //!
 //! One thread trains a full store on skewed keys, a step at a time: gather, gradients, step. In turns of a few hundred steps
 //! it does so alone and beside snapshots that another thread saves one after the other to DIR (a temporary directory), in
 //! one process; every figure is the median over the repetitions, ratios are those to the turn alone before. Memory is what
-//! the process has in memory, at most, beside a snapshot against alone. Reading is opening the last one and making a store of it.
+//! the process has in memory, at most, beside a snapshot against alone. Reading is opening the last one, from the disk, and
+//! making a store of it. Writing ends with an fsync, as does what `dd` writes of the same length in turn with it.
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/options.rs"]
 mod options;
 
-use dimslab::snapshot::{Directory, RowBlock};
+use dimslab::snapshot::Directory;
 use dimslab::{LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const DIM: usize = 16;
 const BATCH: usize = 8192;
 
 struct Args {
+    dim: usize,
+    chunk: usize,
     budget: u64,
     steps: usize,
     repetitions: usize,
@@ -29,9 +33,11 @@ struct Args {
 
 impl Args {
     fn parse() -> Outcome<Args> {
-        let mut args = Args { budget: 256, steps: 300, repetitions: 5, dir: None };
+        let mut args = Args { dim: 16, chunk: 4, budget: 256, steps: 300, repetitions: 5, dir: None };
         options::each(|name, value| {
             match name {
+                "--dim" => args.dim = value.parse()?,
+                "--chunk" => args.chunk = value.parse()?,
                 "--budget" => args.budget = value.parse()?,
                 "--steps" => args.steps = value.parse()?,
                 "--repetitions" => args.repetitions = value.parse()?,
@@ -143,18 +149,25 @@ fn save(mut snapshot: LiveSnapshot, directory: &Directory) -> Result<Save, Strin
     Ok(Save { bytes: saved.bytes, seconds, stalls })
 }
 
-fn load(directory: &Directory) -> Outcome<(u64, f64)> {
+/// Seconds that making a store of the latest snapshot takes.
+fn load(directory: &Directory) -> Outcome<f64> {
+    let snapshot = directory.open_latest()?.ok_or("no snapshot")?;
+    disk::drop_pages(&snapshot.parts()[0].path)?;
     let begin = Instant::now();
     let snapshot = directory.open_latest()?.ok_or("no snapshot")?;
     let manifest = snapshot.manifest();
     let mut restore = Store::restore(manifest.store.clone(), manifest.tables.clone(), manifest, &snapshot.sections()?)?;
-    let (mut blocks, mut block) = (snapshot.blocks(), RowBlock::default());
-    while blocks.next(&mut block)? {
-        restore.rows(&block)?;
-    }
+    snapshot.for_each_block(|block| restore.rows(block))?;
     let store = restore.finish()?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok((store.stats().rows, seconds))
+    assert!(store.stats().rows > 0);
+    Ok(seconds)
+}
+
+fn seconds(work: impl FnOnce() -> std::io::Result<()>) -> Outcome<f64> {
+    let begin = Instant::now();
+    work()?;
+    Ok(begin.elapsed().as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -168,9 +181,9 @@ fn main() -> Outcome<()> {
     let dir: &Path = args.dir.as_deref().unwrap_or(temporary.path());
     let directory = Directory::create(&dir.join("snapshots"))?;
     let config = StoreConfig::new(args.budget << 20).snapshots(true);
-    let store = Store::new(config, vec![TableConfig::new("t", DIM)])?;
-    let ids = (args.budget << 20) as f64 / 40.0;
-    let mut trainer = Trainer { store, random: 1, keys: vec![0; BATCH], rows: vec![0.0; BATCH * DIM], ids };
+    let store = Store::new(config, vec![TableConfig::new("t", args.dim).chunk(args.chunk)])?;
+    let ids = (args.budget << 20) as f64 / (args.dim as f64 * 2.5);
+    let mut trainer = Trainer { store, random: 1, keys: vec![0; BATCH], rows: vec![0.0; BATCH * args.dim], ids };
     while trainer.store.stats().events.refused == 0 {
         trainer.step()?;
     }
@@ -202,25 +215,23 @@ fn main() -> Outcome<()> {
         saved.len(),
         median(saved.iter().map(|saved| saved.0 as f64 / saved.1 / 1e6).collect())
     );
-    let mut quiet = Vec::new();
-    let mut bytes = 0;
+    let (mut saves, mut writes, mut loads, mut reads) = (vec![], vec![], vec![], vec![]);
+    let (plain, mut bytes) = (dir.join("plain"), 0);
     for _ in 0..args.repetitions {
-        let snapshot = trainer.store.snapshot(SnapshotKind::Full)?;
-        let saved = save(snapshot, &directory)?;
+        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, &directory)?;
         bytes = saved.bytes;
-        quiet.push(bytes as f64 / saved.seconds / 1e6);
+        saves.push(saved.seconds);
+        writes.push(seconds(|| disk::dd_write(&plain, bytes))?);
+        loads.push(load(&directory)?);
+        reads.push(seconds(|| disk::dd_read(&plain))?);
+        std::fs::remove_dir_all(&plain)?;
     }
-    println!(
-        "saved alone: {:.0} MB/s, {:.3} x the live bytes",
-        median(quiet),
-        bytes as f64 / trainer.store.stats().live as f64
-    );
-    let mut loads = Vec::new();
-    for _ in 0..args.repetitions {
-        let (rows, seconds) = load(&directory)?;
-        assert!(rows > 0);
-        loads.push(bytes as f64 / seconds / 1e6);
+    let live = trainer.store.stats().live;
+    println!("file size: {:.3} x the live bytes", bytes as f64 / live as f64);
+    for (what, ours, theirs) in [("saved alone", saves, writes), ("loaded", loads, reads)] {
+        let (ours, theirs) = (median(ours), median(theirs));
+        let rate = |seconds: f64| bytes as f64 / seconds / 1e6;
+        println!("{what}: {:.0} MB/s, dd {:.0} MB/s: {:.2}", rate(ours), rate(theirs), theirs / ours);
     }
-    println!("loaded: {:.0} MB/s", median(loads));
     Ok(())
 }

@@ -118,6 +118,8 @@ impl Restore {
                 && matches!(self.inner.config.policy, Policy::Fiited(_)),
             floor: self.floor,
             left_out: 0,
+            kept: Vec::new(),
+            records: Vec::new(),
         };
         let (mut new, mut scratch) = (NewRow::default(), Vec::new());
         for row in block.rows(saved) {
@@ -258,27 +260,30 @@ struct Adder<'i> {
     may_prune: bool,
     floor: f32,
     left_out: u64,
+    /// The positions of a row's chunks that are entered, and their records.
+    kept: Vec<usize>,
+    records: Vec<ChunkIndex>,
 }
 
 impl Adder<'_> {
     fn add(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<(), SnapshotError> {
         let per_unit = self.table.scale().max(f32::MIN_POSITIVE).recip();
-        let mut records = Vec::new();
         for _ in 0..ATTEMPTS {
             let floor = self.floor;
             let important = |&position: &usize| row.infos[position].utility * per_unit >= floor;
-            let kept: Vec<usize> = (0..row.infos.len()).filter(important).collect();
-            if kept.is_empty() {
+            self.kept.clear();
+            self.kept.extend((0..row.infos.len()).filter(important));
+            if self.kept.is_empty() {
                 self.left_out += row.infos.len() as u64;
                 return Ok(());
             }
-            let entered = match self.alloc(kept.len(), &mut records) {
-                Ok(()) => self.enter(hash, row_state, row, &kept, &records)?,
+            let entered = match self.alloc() {
+                Ok(()) => self.enter(hash, row_state, row)?,
                 Err(error) => Err(error),
             };
             match entered {
                 Ok(()) => {
-                    self.left_out += (row.infos.len() - kept.len()) as u64;
+                    self.left_out += (row.infos.len() - self.kept.len()) as u64;
                     return Ok(());
                 }
                 Err(error) if !self.may_prune => return refuse(no_room(self.table, error)),
@@ -290,14 +295,14 @@ impl Adder<'_> {
     }
 
     /// Records for a row's head and for its further chunks; all or none.
-    fn alloc(&mut self, chunks: usize, records: &mut Vec<ChunkIndex>) -> Result<(), AllocError> {
+    fn alloc(&mut self) -> Result<(), AllocError> {
         let guard = self.inner.reclaimer.pin();
-        records.clear();
-        for position in 0..chunks {
+        self.records.clear();
+        for position in 0..self.kept.len() {
             match self.magazines.alloc(self.slab_of(position), &guard) {
-                Ok(record) => records.push(record),
+                Ok(record) => self.records.push(record),
                 Err(error) => {
-                    self.free(records);
+                    self.free();
                     return Err(error);
                 }
             }
@@ -310,8 +315,8 @@ impl Adder<'_> {
         if position == 0 { self.table.heads } else { self.table.tails }
     }
 
-    fn free(&mut self, records: &[ChunkIndex]) {
-        for (position, &record) in records.iter().enumerate() {
+    fn free(&mut self) {
+        for (position, record) in std::mem::take(&mut self.records).into_iter().enumerate() {
             self.magazines.free(self.slab_of(position), record);
         }
     }
@@ -326,14 +331,7 @@ impl Adder<'_> {
     }
 
     /// Enters a row in records of its own, or frees these again if its directory has no room.
-    fn enter(
-        &mut self,
-        hash: u64,
-        row_state: f32,
-        row: &NewRow,
-        kept: &[usize],
-        records: &[ChunkIndex],
-    ) -> Result<Result<(), AllocError>, SnapshotError> {
+    fn enter(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<Result<(), AllocError>, SnapshotError> {
         let (table, guard) = (self.table, self.inner.reclaimer.pin());
         let chains = table.chains(&self.inner.slabs);
         let words = table.layout.payload_words();
@@ -341,7 +339,7 @@ impl Adder<'_> {
             info: row.infos[position],
             payload: &row.payload[position * words..(position + 1) * words],
         };
-        let head = records[0];
+        let (kept, head) = (&self.kept, self.records[0]);
         chains.init_head(head, hash, row_state, &chunk(kept[0]));
         let entered = table.directory.insert(tag(hash), head, &guard, |other| chains.probe(other, hash));
         match entered {
@@ -355,12 +353,12 @@ impl Adder<'_> {
             }
             Err(error) => {
                 chains.discard_head(head);
-                self.free(records);
+                self.free();
                 return Ok(Err(AllocError::OverBudget(error)));
             }
         }
         if let Ok(mut claim) = chains.look(head) {
-            for (&position, &tail) in kept.iter().zip(records).skip(1) {
+            for (&position, &tail) in kept.iter().zip(&self.records).skip(1) {
                 chains.grow(&claim, tail, &chunk(position));
             }
             claim.clean();
