@@ -13,7 +13,7 @@ mod disk;
 #[path = "support/options.rs"]
 mod options;
 
-use dimslab::snapshot::Directory;
+use dimslab::snapshot::{Directory, RowBlock};
 use dimslab::{LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -157,7 +157,10 @@ fn load(directory: &Directory) -> Outcome<f64> {
     let snapshot = directory.open_latest()?.ok_or("no snapshot")?;
     let manifest = snapshot.manifest();
     let mut restore = Store::restore(manifest.store.clone(), manifest.tables.clone(), manifest, &snapshot.sections()?)?;
-    snapshot.for_each_block(|block| restore.rows(block))?;
+    let (mut blocks, mut block) = (snapshot.blocks(), RowBlock::default());
+    while blocks.next(&mut block)? {
+        restore.rows(&block)?;
+    }
     let store = restore.finish()?;
     let seconds = begin.elapsed().as_secs_f64();
     assert!(store.stats().rows > 0);

@@ -9,7 +9,7 @@ use crate::cli::settings::Settings;
 use crate::data::Schema;
 use crate::dlrm::run::Checkpoints;
 use crate::report::CHECKPOINT;
-use crate::snapshot::{Directory, Section, Snapshot, SnapshotError};
+use crate::snapshot::{Directory, RowBlock, Section, Snapshot, SnapshotError};
 use crate::{LiveSnapshot, Store, StoreConfig, TableConfig};
 
 /// Snapshots that stay: the latest, and the one before in case the latest is damaged later.
@@ -143,7 +143,10 @@ impl Resumed {
     pub(crate) fn store(&self, config: StoreConfig, tables: Vec<TableConfig>) -> Result<Store, CliError> {
         let restore = || {
             let mut restore = Store::restore(config, tables, self.snapshot.manifest(), &self.sections)?;
-            self.snapshot.for_each_block(|block| restore.rows(block))?;
+            let (mut blocks, mut block) = (self.snapshot.blocks(), RowBlock::default());
+            while blocks.next(&mut block)? {
+                restore.rows(&block)?;
+            }
             restore.finish()
         };
         restore().map_err(|error| failed(&error))

@@ -5,7 +5,6 @@
 //!
 //! Not kept here: when a snapshot is taken and of which moment it is. That is the source's.
 
-mod ahead;
 mod block;
 mod columns;
 #[cfg(all(test, not(shuttle)))]

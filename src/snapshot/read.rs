@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ahead::pass_on;
 use super::block::{Manifest, RowBlock, Section, Source};
 use super::columns::table_prefix;
 use super::error::At;
@@ -147,20 +146,6 @@ impl Snapshot {
     #[must_use]
     pub fn blocks(&self) -> Blocks<'_> {
         self.blocks_where(None, |_| true)
-    }
-
-    /// Calls `take`, on a thread of its own, with the blocks that [`blocks`](Self::blocks) gives, while the next ones are
-    /// read.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError::Io`], [`SnapshotError::Damaged`] and those of `take`.
-    pub fn for_each_block(
-        &self,
-        take: impl FnMut(&RowBlock) -> Result<(), SnapshotError> + Send,
-    ) -> Result<(), SnapshotError> {
-        let mut blocks = self.blocks();
-        pass_on(|block| blocks.next(block), || {}, take)
     }
 
     /// The live rows that one of `shards` shards owns ([`owner`]).

@@ -4,7 +4,6 @@ use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
-use super::ahead::{pass_on, step_back};
 use super::block::{Manifest, RowBlock, Source};
 use super::dir::Directory;
 use super::error::At;
@@ -134,8 +133,10 @@ impl<'f> Writer<'f> {
 
     /// Writes everything but the directory's own entries, and returns the record and its checksum.
     fn write(mut self, source: &mut dyn Source) -> Result<(Record, Sum), SnapshotError> {
-        // Training beside this is not to wait for it.
-        pass_on(|block| source.next(block), step_back, |block| self.block(block))?;
+        let mut block = RowBlock::default();
+        while source.next(&mut block)? {
+            self.block(&block)?;
+        }
         self.end_file()?;
         let sections = source.sections()?;
         let mut names = HashSet::new();
