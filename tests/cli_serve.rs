@@ -169,6 +169,36 @@ fn a_checkpoint_is_inspected_verified_exported_and_scored_with() {
     assert_eq!(lines.lines().count(), 20_000);
 }
 
+/// The AUC that `predict` tells.
+fn auc_told(said: &str) -> f64 {
+    said.split("AUC ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_train_saves_is_served_and_scores_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, held_out) = (folder.path().join("clicks.txt"), folder.path().join("held_out.txt"));
+    let lines = criteo_lines(24_000, 5);
+    std::fs::write(&data, lines.join("\n") + "\n").unwrap();
+    std::fs::write(&held_out, lines[20_000..].join("\n") + "\n").unwrap();
+    let (run_dir, file) = (folder.path().join("run"), folder.path().join("model.serve"));
+    let settings = ["--data", text(&data), "--holdout", "4000", "--policy", "fiited", "--budget", "2MiB"];
+    let saved = ["--checkpoint-every", "30", "--out", text(&run_dir)];
+    cli_support::train(&[&settings[..], &saved].concat()).assert().success();
+    assert!(run(&["verify", text(&run_dir)]).contains("is whole"));
+    assert!(run(&["inspect", text(&run_dir)]).contains("dense/top.0.weight"));
+    let reported = cli_support::report(&run_dir)["auc"].as_f64().unwrap();
+    assert!(reported > 0.6, "{reported}");
+    let scores = text(&folder.path().join("scores.txt")).to_owned();
+    for (dtype, most) in [("f32", 1e-4), ("int8", 5e-4 + 1e-4)] {
+        run(&["export", text(&run_dir), "--serve", text(&file), "--dtype", dtype, "--force"]);
+        let args = ["--model", text(&file), "--data", text(&held_out), "--out", &scores];
+        let said = run(&[&["predict"][..], &args].concat());
+        // Both are told to four places.
+        assert!((auc_told(&said) - reported).abs() <= most, "{dtype}: {said}, and the run's own is {reported}");
+    }
+}
+
 #[test]
 fn what_cannot_be_done_is_told_in_one_line() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,17 +6,16 @@ use std::thread::{self, JoinHandle};
 use crate::cli::error::CliError;
 use crate::cli::resolved::Resolved;
 use crate::cli::settings::Settings;
-use crate::data::Schema;
 use crate::dlrm::run::Checkpoints;
+use crate::dlrm::{DlrmConfig, MODEL};
 use crate::report::CHECKPOINT;
 use crate::snapshot::{Directory, RowBlock, Section, Snapshot, SnapshotError};
 use crate::{LiveSnapshot, Store, StoreConfig, TableConfig};
 
 /// Snapshots that stay: the latest, and the one before in case the latest is damaged later.
 const KEPT: usize = 2;
-/// Names of what the manifest holds of the run.
+/// The name under which the manifest holds the run's settings.
 const SETTINGS: &str = "settings";
-const MODEL: &str = "model";
 
 fn failed(error: &SnapshotError) -> CliError {
     match error {
@@ -50,15 +49,10 @@ pub(crate) struct Saver {
 
 impl Saver {
     /// Saves to `out/checkpoint`.
-    pub(crate) fn new(out: &Path, settings: &Resolved, schema: &Schema) -> Result<Saver, CliError> {
+    pub(crate) fn new(out: &Path, settings: &Resolved, model: &DlrmConfig) -> Result<Saver, CliError> {
         let directory = Directory::create(&out.join(CHECKPOINT)).map_err(|error| failed(&error))?;
-        let model = serde_json::json!({
-            "n_dense": schema.dense.len(),
-            "bottom": settings.bottom.0,
-            "top": settings.top.0,
-            "columns": schema.categorical,
-        });
-        let extra = vec![(SETTINGS.to_owned(), settings.to_toml()?), (MODEL.to_owned(), model.to_string())];
+        let model = serde_json::to_string(model).map_err(|error| CliError::Internal(error.to_string()))?;
+        let extra = vec![(SETTINGS.to_owned(), settings.to_toml()?), (MODEL.to_owned(), model)];
         Ok(Saver { directory, extra, saving: None, error: None })
     }
 
@@ -89,6 +83,10 @@ impl Checkpoints for Saver {
             self.collect();
         }
         self.saving.is_none()
+    }
+
+    fn wait(&mut self) {
+        self.collect();
     }
 
     fn save(&mut self, mut snapshot: LiveSnapshot) {

@@ -161,7 +161,8 @@ impl Runner {
             check_free(out)?;
         }
         let mut loader = source::loader(settings)?;
-        let mut model = model(settings, loader.schema())?;
+        let shape = model_config(settings, loader.schema());
+        let mut model = Dlrm::new(shape.clone()).map_err(CliError::input)?;
         let warm_rows = settings.rows.map_or(settings.batch, |rows| settings.batch.min(rows as usize));
         // What the trainer needs for itself is in memory before the store is made, so that the rest is the store's.
         model.warm_up(warm_rows).map_err(CliError::input)?;
@@ -180,7 +181,7 @@ impl Runner {
             .map_err(out_error)?;
         }
         let mut saver = match (settings.checkpoint_every, out) {
-            (Some(_), Some(out)) => Some(Saver::new(out, settings, loader.schema())?),
+            (Some(_), Some(out)) => Some(Saver::new(out, settings, &shape)?),
             _ => None,
         };
         let to_train = settings.rows.map(|rows| rows - settings.holdout as u64);
@@ -277,7 +278,7 @@ fn store_settings(settings: &Resolved, schema: &Schema) -> (StoreConfig, Vec<Tab
     (config, tables.collect())
 }
 
-fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
+fn model_config(settings: &Resolved, schema: &Schema) -> DlrmConfig {
     let lr = settings.dense_lr as f32;
     let dense_optimizer = match settings.dense_optimizer {
         DenseOptimizerName::Sgd => DenseOptimizer::Sgd { lr },
@@ -285,7 +286,7 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
             DenseOptimizer::Adagrad { lr, eps: ADAGRAD_EPS, initial_accumulator: ADAGRAD_INITIAL_ACCUMULATOR }
         }
     };
-    let config = DlrmConfig {
+    DlrmConfig {
         n_dense: schema.dense.len(),
         n_features: schema.categorical.len(),
         dim: settings.dim,
@@ -294,6 +295,5 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
         dense_optimizer,
         seed: settings.seed,
         threads: settings.threads,
-    };
-    Dlrm::new(config).map_err(CliError::input)
+    }
 }

@@ -28,6 +28,9 @@ pub trait Checkpoints {
     /// Whether the snapshot before is saved, so that the next one may begin.
     fn is_ready(&mut self) -> bool;
 
+    /// Waits until the snapshot before is saved.
+    fn wait(&mut self);
+
     /// Saves a snapshot, on another thread than this one, with everything in it that a run needs to go on.
     fn save(&mut self, snapshot: LiveSnapshot);
 }
@@ -43,6 +46,8 @@ impl Checkpoints for () {
     fn is_ready(&mut self) -> bool {
         false
     }
+
+    fn wait(&mut self) {}
 
     fn save(&mut self, _: LiveSnapshot) {}
 }
@@ -179,7 +184,7 @@ pub fn run(
 /// Like [`run`], with snapshots every [`checkpoint_steps`](RunConfig::checkpoint_steps), or going on from one.
 ///
 /// A snapshot that is due while a pruning round runs or the one before is still being saved begins with the first step
-/// after that.
+/// after that. The last one is of the end of training.
 ///
 /// # Errors
 /// As [`run`]; [`TrainError::Config`] if the snapshot is of another run, [`TrainError::Store`] if the store takes none.
@@ -196,6 +201,7 @@ pub fn run_watched(
     let before = model.times();
     let begun = resume.map_or(Ok(()), |sections| state.resume(model, loader, sections));
     let trained = begun.and_then(|()| state.train(model, loader, stop, on_window, checkpoints));
+    let trained = trained.and_then(|()| state.last_checkpoint(model, checkpoints));
     state.close_window(on_window);
     state.train_s = state.started.elapsed().as_secs_f64();
     state.times = state.times.plus(&model.times().since(&before));
@@ -291,15 +297,28 @@ impl<'a> Progress<'a> {
         if self.since_checkpoint < steps || !checkpoints.is_ready() {
             return Ok(());
         }
-        let snapshot = self.store.try_snapshot(SnapshotKind::Full).map_err(TrainError::Store)?;
-        if let Some(mut snapshot) = snapshot {
-            self.since_checkpoint = 0;
-            let mut sections = model.sections();
-            sections.extend(self.measured().sections());
-            snapshot.extend([], sections);
-            checkpoints.save(snapshot);
+        if let Some(snapshot) = self.store.try_snapshot(SnapshotKind::Full).map_err(TrainError::Store)? {
+            self.save(snapshot, model, checkpoints);
         }
         Ok(())
+    }
+
+    /// A snapshot of the end, unless the last one is of it.
+    fn last_checkpoint(&mut self, model: &Dlrm, checkpoints: &mut dyn Checkpoints) -> Result<(), RunError> {
+        if self.checkpoint_steps.is_some() && self.since_checkpoint > 0 {
+            checkpoints.wait();
+            let snapshot = self.store.snapshot(SnapshotKind::Full).map_err(TrainError::Store)?;
+            self.save(snapshot, model, checkpoints);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, mut snapshot: LiveSnapshot, model: &Dlrm, checkpoints: &mut dyn Checkpoints) {
+        self.since_checkpoint = 0;
+        let mut sections = model.sections();
+        sections.extend(self.measured().sections());
+        snapshot.extend([], sections);
+        checkpoints.save(snapshot);
     }
 
     /// The one pass over the stream.
