@@ -281,26 +281,29 @@ impl<'s> Chains<'s> {
     #[inline]
     fn copy_weights(&self, record: &[AtomicU32], out: &mut [f32]) -> Option<Ordinals> {
         let mut live = Ordinals::default();
-        let mut put = |info: &AtomicU32, payload: &[AtomicU32]| {
-            let ordinal = Info::unpack(info.load(Ordering::Relaxed)).ordinal as usize;
-            if ordinal >= self.layout.chunks || live.contains(ordinal) {
-                return None;
-            }
-            live.insert(ordinal);
-            let dims = self.layout.dims(ordinal);
-            rowcopy::load(&payload[..dims.len()], &mut out[dims]);
-            Some(())
-        };
-        put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
+        self.copy_chunk(&record[HEAD_INFO], &record[self.layout.head_payload..], &mut live, out)?;
         reach(Point::RowHalfRead);
         let Some(mut link) = self.head_link(record) else { return Some(live) };
         while let Some(tail) = self.link(link) {
             let record = self.tails.record(tail);
             link = &record[TAIL_LINK];
             // A chain has no more chunks than ordinals, so this ends.
-            put(&record[TAIL_INFO], &record[TAIL_PAYLOAD..])?;
+            self.copy_chunk(&record[TAIL_INFO], &record[TAIL_PAYLOAD..], &mut live, out)?;
         }
         Some(live)
+    }
+
+    /// Copies one chunk's weights to their place, if there is none in `live` of its ordinal.
+    #[inline(always)]
+    fn copy_chunk(&self, info: &AtomicU32, payload: &[AtomicU32], live: &mut Ordinals, out: &mut [f32]) -> Option<()> {
+        let ordinal = Info::unpack(info.load(Ordering::Relaxed)).ordinal as usize;
+        if ordinal >= self.layout.chunks || live.contains(ordinal) {
+            return None;
+        }
+        live.insert(ordinal);
+        let dims = self.layout.dims(ordinal);
+        rowcopy::load(&payload[..dims.len()], &mut out[dims]);
+        Some(())
     }
 
     /// Claims the row to change it, if nobody has it. `None`: there is no room for the image that a snapshot needs first.

@@ -187,7 +187,7 @@ fn disturb(store: &Store, random: &mut Random, keys: u64, over: &std::sync::atom
             store.apply_gradients(t(table), &batch, &grads).unwrap();
             store.remove(t(table), random.next() % keys).unwrap();
         }
-        if random.next().is_multiple_of(16) {
+        if random.next().is_multiple_of(3) {
             rounds += 1;
             store.prune().unwrap();
         }

@@ -286,18 +286,13 @@ impl Inner {
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
-        let (mut rows, mut marks) = (Vec::new(), Vec::new());
+        let (mut rows, mut marks, mut to_cut) = (Vec::new(), Vec::new(), Vec::<RowAt>::new());
         for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
             let (chains, scale) = (table.chains(&self.slabs), table.scale());
             let mut magazines = Magazines::new(&self.slabs);
             let begin = table.directory.begin(from, &self.reclaimer.pin());
             self.for_each_segment(begin, |at, guard| {
                 let next = table.rows_of_segment(at, guard, &mut rows);
-                if self.config.deterministic {
-                    // Not in the order in which they came, which a snapshot does not keep.
-                    let low = |head| chains.hash(0, head);
-                    rows.sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| low(one.1).cmp(&low(other.1))));
-                }
                 let below = cut.doubtful(scale).end;
                 marks.clear();
                 marks.resize(rows.len(), Mark::default());
@@ -310,11 +305,17 @@ impl Inner {
                             None => chains.heads.is_evacuating(rows[position].1),
                         };
                 });
+                to_cut.clear();
+                to_cut.extend(rows.iter().zip(&marks).filter(|(_, mark)| mark.below).map(|(&row, _)| row));
+                if self.config.deterministic {
+                    // Not in the order in which they came, which a snapshot does not keep.
+                    to_cut.sort_unstable_by_key(|&(tag, head)| chains.hash(tag, head));
+                }
                 let mut pinned = self.pinned(table, guard);
+                for &row in &to_cut {
+                    pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
+                }
                 for (&row, mark) in rows.iter().zip(&marks) {
-                    if mark.below {
-                        pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
-                    }
                     if factor != 1.0 {
                         pinned.change_units(row, factor);
                     }
