@@ -128,7 +128,7 @@ fn full_store(settings: &Settings, dim: usize, chunk: usize, huge: bool) -> Stor
     let budget = settings.rows * (dim as u64 * 4 * (1 + settings.state() as u64) + 100) + (64 << 20);
     let mut config = StoreConfig::new(budget).policy(Policy::None);
     if huge {
-        config = with_huge_pages(config);
+        config = config.huge_pages(true);
     }
     let store = Store::new(config, vec![table]).expect("a legal configuration");
     let batch = 4096;
@@ -138,10 +138,6 @@ fn full_store(settings: &Settings, dim: usize, chunk: usize, huge: bool) -> Stor
         store.apply_gradients(TableId::new(0), &keys, &grads[..keys.len() * dim]).expect("room for all rows");
     }
     store
-}
-
-fn with_huge_pages(config: StoreConfig) -> StoreConfig {
-    config
 }
 
 impl Settings {

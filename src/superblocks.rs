@@ -78,6 +78,12 @@ impl Superblocks {
         Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
     }
 
+    /// Asks the system to have each superblock, of [`HUGE_PAGE`](crate::region::HUGE_PAGE) bytes, in a huge page.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn ask_for_huge_pages(&self) -> io::Result<()> {
+        self.region.ask_for_huge_pages()
+    }
+
     /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
     pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
         u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (2 + slabs as u64)

@@ -374,6 +374,10 @@ impl Inner {
             |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
         let superblocks =
             Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
+        #[cfg(not(any(shuttle, fuzzing)))]
+        if config.huge_pages {
+            superblocks.ask_for_huge_pages().map_err(ConfigError::HugePages)?;
+        }
         let superblocks = Arc::new(superblocks);
         let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
         let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));

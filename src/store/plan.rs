@@ -5,6 +5,8 @@ use super::table::Table;
 use crate::chain::RowLayout;
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::error::ConfigError;
+#[cfg(not(any(shuttle, fuzzing)))]
+use crate::region::HUGE_PAGE;
 use crate::sketch::Sketch;
 use crate::superblocks::Superblocks;
 
@@ -34,6 +36,16 @@ pub(super) struct Plan {
 /// More bytes than any budget is given, and few enough to calculate with.
 const ABSURD: u64 = u64::MAX / 4;
 
+/// A power of two.
+fn superblock_bytes(config: &StoreConfig) -> u64 {
+    #[cfg(not(any(shuttle, fuzzing)))]
+    if config.huge_pages {
+        return HUGE_PAGE;
+    }
+    let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
+    1 << wanted.ilog2()
+}
+
 impl Plan {
     pub(super) fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
         let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
@@ -42,8 +54,7 @@ impl Plan {
         record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
         record_words.sort_unstable();
         record_words.dedup();
-        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
-        let superblock_bytes = 1u64 << wanted.ilog2();
+        let superblock_bytes = superblock_bytes(config);
         // 2^31 chunk indices cannot name more than 2^30 superblocks.
         let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
         let sketch_bytes = match &config.policy {
