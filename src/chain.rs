@@ -142,6 +142,22 @@ impl Chunk<'_> {
     }
 }
 
+/// A head record and where it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'s> {
+    pub(crate) index: ChunkIndex,
+    record: &'s [AtomicU32],
+}
+
+impl Head<'_> {
+    /// Whether the record, which the directory has or had under the hash's tag, is of the key that has this hash.
+    #[inline]
+    pub(crate) fn has(&self, hash: u64) -> bool {
+        // Relaxed: it was written before the index was published, and stays until the record is reused.
+        self.record[HASH].load(Ordering::Relaxed) == low(hash)
+    }
+}
+
 impl<'s> Chains<'s> {
     /// Whether the record at `head`, which the directory has under the hash's tag, is a live row of the key that has
     /// this hash.
@@ -157,8 +173,7 @@ impl<'s> Chains<'s> {
     /// Whether the record at `head`, which the directory has or had under the hash's tag, is of the key that has this hash.
     #[inline]
     pub(crate) fn has(&self, head: ChunkIndex, hash: u64) -> bool {
-        // Relaxed: it was written before the index was published, and stays until the record is reused.
-        self.heads.record(head)[HASH].load(Ordering::Relaxed) == low(hash)
+        self.head(head).has(hash)
     }
 
     /// The hash of the row at `head`, which the directory has under `tag`.
@@ -173,16 +188,17 @@ impl<'s> Chains<'s> {
         (self.layout.chunks > 1).then(|| &record[HEAD_LINK])
     }
 
-    /// Asks the processor for a head record.
+    /// Where the record at `head` is.
     #[inline]
-    pub(crate) fn prefetch_head(&self, head: ChunkIndex) {
-        rowcopy::prefetch_words(self.heads.record(head));
+    pub(crate) fn head(&self, head: ChunkIndex) -> Head<'s> {
+        Head { index: head, record: self.heads.record(head) }
     }
 
-    /// Asks the processor for what a read of a head record touches.
+    /// Asks the processor for a head record: all of it, or what a read touches.
     #[inline]
-    pub(crate) fn prefetch_weights(&self, head: ChunkIndex) {
-        rowcopy::prefetch_words(&self.heads.record(head)[..self.layout.head_payload + self.layout.chunk]);
+    pub(crate) fn prefetch(&self, head: Head<'s>, all: bool) {
+        let words = if all { head.record.len() } else { self.layout.head_payload + self.layout.chunk };
+        rowcopy::prefetch_words(&head.record[..words]);
     }
 
     /// Asks the processor for the first tail of a row, once its head is near.
@@ -243,8 +259,8 @@ impl<'s> Chains<'s> {
 
     /// Like [`read`](Self::read), of a table whose rows have one chunk at most.
     #[inline(always)]
-    pub(crate) fn read_single(&self, head: ChunkIndex, out: &mut [f32]) -> Result<(), Gone> {
-        let record = self.heads.record(head);
+    pub(crate) fn read_single(&self, head: Head<'s>, out: &mut [f32]) -> Result<(), Gone> {
+        let record = head.record;
         let weights = &record[self.layout.head_payload..self.layout.head_payload + out.len()];
         sequence::read(record, || {
             rowcopy::load(weights, out);

@@ -6,7 +6,7 @@
 //! that other processors and the model checker use is written; `--cfg dimslab_atomic_rows` chooses it for tools that do
 //! not see into assembly, ThreadSanitizer above all.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Asks the processor to bring a cache line closer. Has no other effect, whatever the address.
 #[inline]
@@ -29,6 +29,52 @@ pub(crate) fn prefetch_words(words: &[AtomicU32]) {
     }
     // The last word's line, when the words do not begin on a line.
     prefetch(start.wrapping_add(size_of_val(words) - 1));
+}
+
+/// Which of eight words have `value` as their upper half: a bit for each. What is read counts as relaxed loads.
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))]
+#[inline(always)]
+pub(crate) fn upper_halves(words: &[AtomicU64; 8], value: u32) -> u32 {
+    use std::arch::x86_64::{
+        __m128, _mm_castps_si128, _mm_cmpeq_epi32, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+        _mm_setzero_si128, _mm_shuffle_ps,
+    };
+    let (a, b, c, d): (__m128, __m128, __m128, __m128);
+    // SAFETY: the words are 64 bytes that may be read. Other threads may be writing them: each half of the moves is an
+    // aligned 8-byte access, as a relaxed load is.
+    unsafe {
+        std::arch::asm!(
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            from = in(reg) words.as_ptr(),
+            a = out(xmm_reg) a,
+            b = out(xmm_reg) b,
+            c = out(xmm_reg) c,
+            d = out(xmm_reg) d,
+            options(nostack, preserves_flags),
+        );
+    }
+    // SAFETY: every x86-64 processor has SSE2.
+    unsafe {
+        let value = _mm_set1_epi32(value.cast_signed());
+        let first = _mm_cmpeq_epi32(_mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(a, b)), value);
+        let last = _mm_cmpeq_epi32(_mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(c, d)), value);
+        _mm_movemask_epi8(_mm_packs_epi16(_mm_packs_epi32(first, last), _mm_setzero_si128())).cast_unsigned()
+    }
+}
+
+/// The twin of what is written for x86-64.
+#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows)))))]
+pub(crate) fn upper_halves<const N: usize>(words: &[AtomicU64; N], value: u32) -> u32 {
+    upper_halves_one_by_one(words, value)
+}
+
+#[cfg(any(test, not(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))))]
+fn upper_halves_one_by_one(words: &[AtomicU64], value: u32) -> u32 {
+    let upper = |word: &AtomicU64| (word.load(Ordering::Relaxed) >> 32) as u32;
+    words.iter().enumerate().fold(0, |found, (bit, word)| found | u32::from(upper(word) == value) << bit)
 }
 
 /// Copies four words of 4 bytes, each with one access.
@@ -147,6 +193,21 @@ fn store_words(from: &[f32], to: &[AtomicU32]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_words_with_an_upper_half_are_told() {
+        for value in [0, 7, 1 << 31, u32::MAX] {
+            for expected in 0..256u32 {
+                // Lower halves that would match are of no use.
+                let words = std::array::from_fn(|bit| {
+                    let upper = if expected >> bit & 1 == 1 { value } else { value ^ 1 << (bit * 4) };
+                    AtomicU64::new(u64::from(upper) << 32 | u64::from(value))
+                });
+                assert_eq!(upper_halves(&words, value), expected);
+                assert_eq!(upper_halves_one_by_one(&words, value), expected);
+            }
+        }
+    }
 
     proptest! {
         #[test]

@@ -3,6 +3,7 @@
 use super::Probe;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::{Guard, Owned, Shared};
 
@@ -124,12 +125,8 @@ impl Bucket {
     /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
     #[inline]
     fn first(&self, tag: u32) -> usize {
-        let mut found = 1u32 << BUCKET_SLOTS;
-        for (position, slot) in self.0.iter().enumerate() {
-            // Relaxed: the slot is read again.
-            found |= u32::from(tag_of(slot.load(Ordering::Relaxed)) == tag) << position;
-        }
-        found.trailing_zeros() as usize
+        // The slot is read again.
+        (rowcopy::upper_halves(&self.0, tag) | 1 << BUCKET_SLOTS).trailing_zeros() as usize
     }
 }
 
@@ -230,7 +227,7 @@ impl Segment {
     #[inline]
     pub(super) fn near(&self, tag: u32) -> Near<'_> {
         let home = home(tag, self.buckets.len());
-        crate::rowcopy::prefetch((&raw const self.buckets[home]).cast());
+        rowcopy::prefetch((&raw const self.buckets[home]).cast());
         Near { buckets: &self.buckets, home }
     }
 

@@ -3,7 +3,7 @@
 
 use super::table::Table;
 use super::{Inner, Pooling};
-use crate::chain::{Chains, Ordinals};
+use crate::chain::{Chains, Head, Ordinals};
 use crate::directory::{Approach, Arrival, Near, Probe};
 use crate::hash::tag;
 use crate::id::ChunkIndex;
@@ -29,7 +29,7 @@ pub(super) struct Located<'g> {
     arrival: Option<Arrival<'g>>,
     near: Option<Near<'g>>,
     /// A row of the key's tag, not yet known to be the key's own.
-    candidate: Option<ChunkIndex>,
+    candidate: Option<Head<'g>>,
 }
 
 /// How much of a row its visitor touches.
@@ -42,7 +42,7 @@ pub(super) enum Touch {
 /// Finds the rows of hashes and calls `visit` with each, in order, when its lines are near.
 pub(super) fn in_order<'g>(
     table: &'g Table,
-    chains: &Chains<'_>,
+    chains: &Chains<'g>,
     mut hashes: impl ExactSizeIterator<Item = u64>,
     touch: Touch,
     guard: &'g Guard,
@@ -76,9 +76,10 @@ pub(super) fn in_order<'g>(
         }
         if let Some((group, members)) = at(TO_WORD) {
             for slot in &mut ring[group % GROUPS][..members] {
-                slot.candidate = slot.near.and_then(|near| near.candidate(tag(slot.hash)));
+                slot.candidate =
+                    slot.near.and_then(|near| near.candidate(tag(slot.hash))).map(|head| chains.head(head));
                 if let Some(head) = slot.candidate {
-                    if touch == Touch::All { chains.prefetch_head(head) } else { chains.prefetch_weights(head) }
+                    chains.prefetch(head, touch == Touch::All);
                 }
                 if let Some(shared) = &table.shared {
                     shared.prefetch(table.shared_row(shared, slot.hash));
@@ -89,7 +90,7 @@ pub(super) fn in_order<'g>(
             && let Some((group, members)) = at(TO_TAIL)
         {
             let rows = ring[group % GROUPS][..members].iter().filter_map(|slot| slot.candidate);
-            rows.for_each(|head| chains.prefetch_tail(head));
+            rows.for_each(|head| chains.prefetch_tail(head.index));
         }
         if let Some((group, members)) = at(to_row) {
             for (member, slot) in ring[group % GROUPS][..members].iter().enumerate() {
@@ -103,7 +104,7 @@ impl Located<'_> {
     /// The key's own live row.
     #[inline]
     pub(super) fn row(&self, table: &Table, chains: &Chains<'_>, guard: &Guard) -> Option<ChunkIndex> {
-        let candidate = self.candidate?;
+        let candidate = self.candidate?.index;
         match chains.probe(candidate, self.hash) {
             Probe::Found => Some(candidate),
             Probe::Other | Probe::Gone => table.find(chains, self.hash, guard),
@@ -115,7 +116,7 @@ impl Located<'_> {
     fn read(&self, table: &Table, chains: &Chains<'_>, guard: &Guard, out: &mut [f32]) {
         // Whether it is live is asked by the read itself.
         if let Some(head) = self.candidate
-            && chains.has(head, self.hash)
+            && head.has(self.hash)
             && table.layout.chunks == 1
             && chains.read_single(head, out).is_ok()
         {

@@ -160,7 +160,10 @@ fn readers_that_let_go_in_between_do_not_make_pruning_to_a_size_take_more() {
             pruner.join().unwrap()
         });
         let part = after.live as f64 / full.live as f64;
-        assert!(after.held <= full.held / 100 * 95 && part > 0.92, "{part} live after {compactions}: {report:?} {after:?}");
+        assert!(
+            after.held <= full.held / 100 * 95 && part > 0.92,
+            "{part} live after {compactions}: {report:?} {after:?}"
+        );
     }
 }
 
