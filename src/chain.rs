@@ -351,10 +351,9 @@ impl<'s> Chains<'s> {
         sequence::start(record);
     }
 
-    /// Gives back a head that was written and could not be published.
+    /// Ends a head that was written and could not be published. Its record is the caller's to free.
     pub(crate) fn discard_head(&self, head: ChunkIndex) {
         sequence::end_unpublished(self.heads.record(head));
-        self.heads.free(head);
     }
 
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.

@@ -23,10 +23,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("optim", &["config", "simd"]),
     ("scratch", &["simd"]),
     ("superblocks", &["budget", "failpoint", "region", "sync", "watch"]),
-    ("slab", &["failpoint", "id", "region", "superblocks", "sync", "watch"]),
+    ("magazine", &["id"]),
+    ("slab", &["failpoint", "id", "magazine", "region", "superblocks", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
     ("chain", &["config", "directory", "failpoint", "hash", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
-    ("reclaim", &["failpoint", "id", "slab", "superblocks", "sync"]),
+    ("reclaim", &["failpoint", "id", "magazine", "slab", "superblocks", "sync"]),
     (
         "store",
         &[
@@ -55,6 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
+    ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
     ("report", &["data", "dlrm"]),

@@ -5,9 +5,10 @@ use crate::chain::{Chains, NewChunk, RowLayout};
 use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
+use crate::magazine::Magazine;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::Superblocks;
 
 /// Two slabs on three superblocks of 16 words, and a layout of two one-dimensional chunks.
@@ -81,6 +82,7 @@ impl Rows {
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);
+            self.slabs.get(HEADS).free(head);
         }
         entered == Inserted::Done
     }

@@ -145,10 +145,12 @@ impl Grower<'_> {
             }
             Ok(Inserted::Exists(_)) => {
                 chains.discard_head(head);
+                self.magazines.free(table.heads, head);
                 Ok(false)
             }
             Err(error) => {
                 chains.discard_head(head);
+                self.magazines.free(table.heads, head);
                 Err(AllocError::OverBudget(error))
             }
         }

@@ -131,13 +131,13 @@ impl Inner {
     fn settle(&self, held: u64, round: u64, report: &mut PruneReport) -> bool {
         for _ in 0..GIVE_BACK_ATTEMPTS {
             // What readers let go of while compaction ran was not there for it to gather, nor was what it moved itself. Only
-            // an attempt before which nothing waited, and which moved nothing, tells what stays.
+            // an attempt that moved nothing, and before and after which nothing waited, tells what stays.
             let (retired, before, moved) = (self.retired_bytes(), self.budget.held(), report.moved);
             if before <= held {
                 return true;
             }
             self.give_back(PACKED, round, report);
-            if retired == 0 && (self.budget.held(), report.moved) == (before, moved) {
+            if retired + self.retired_bytes() == 0 && (self.budget.held(), report.moved) == (before, moved) {
                 return true;
             }
             pause();
