@@ -212,7 +212,7 @@ BUGS = [
         WRITE_ROW + ENTER_ROW, ENTER_ROW + WRITE_ROW,
         "shuttle", "rows_made_by_all_are_there_once"),
     Bug("bug_reader_believes_at_once_shuttle", "src/sequence.rs",
-        "                && record[0].load(Ordering::Relaxed) == before\n", "",
+        "            && record[0].load(Ordering::Relaxed) == before\n", "",
         "shuttle", "one_keys_history_is_linearizable"),
     Bug("bug_bytes_on_their_way_not_counted", "src/store/round.rs",
         COUNTED_TWICE, LEFT_OUT,

@@ -21,7 +21,7 @@ use crate::hash::{join, low};
 use crate::id::{ChunkIndex, Info};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
-use crate::slab::Slab;
+use crate::slab::{Records, Slab};
 use crate::sync::{AtomicU32, Ordering};
 use crate::watch::{LINK_LOAD, LINK_STORE};
 
@@ -149,7 +149,13 @@ pub(crate) struct Head<'s> {
     record: &'s [AtomicU32],
 }
 
-impl Head<'_> {
+impl<'s> Head<'s> {
+    /// The head of that index, among all of its size.
+    #[inline(always)]
+    pub(crate) fn at(heads: Records<'s>, index: ChunkIndex) -> Head<'s> {
+        Head { index, record: heads.get(index) }
+    }
+
     /// Whether the record, which the directory has or had under the hash's tag, is of the key that has this hash.
     #[inline]
     pub(crate) fn has(&self, hash: u64) -> bool {
@@ -191,7 +197,7 @@ impl<'s> Chains<'s> {
     /// Where the record at `head` is.
     #[inline]
     pub(crate) fn head(&self, head: ChunkIndex) -> Head<'s> {
-        Head { index: head, record: self.heads.record(head) }
+        Head::at(self.heads.records(), head)
     }
 
     /// Asks the processor for a head record: all of it, or what a read touches.
@@ -203,8 +209,8 @@ impl<'s> Chains<'s> {
 
     /// Asks the processor for the first tail of a row, once its head is near.
     #[inline]
-    pub(crate) fn prefetch_tail(&self, head: ChunkIndex) {
-        if let Some(tail) = self.head_link(self.heads.record(head)).and_then(|link| self.link(link)) {
+    pub(crate) fn prefetch_tail(&self, head: Head<'s>) {
+        if let Some(tail) = self.head_link(head.record).and_then(|link| self.link(link)) {
             rowcopy::prefetch_words(self.tails.record(tail));
         }
     }
@@ -253,11 +259,16 @@ impl<'s> Chains<'s> {
     /// others' places hold then is of no use.
     #[inline]
     pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32]) -> Result<Ordinals, Gone> {
-        let record = self.heads.record(head);
-        sequence::read(record, || self.copy_weights(record, out))
+        self.read_head(self.head(head), out)
     }
 
-    /// Like [`read`](Self::read), of a table whose rows have one chunk at most.
+    /// Like [`read`](Self::read), of a head that was found.
+    #[inline]
+    pub(crate) fn read_head(&self, head: Head<'s>, out: &mut [f32]) -> Result<Ordinals, Gone> {
+        sequence::read(head.record, || self.copy_weights(head.record, out))
+    }
+
+    /// Like [`read_head`](Self::read_head), of a table whose rows have one chunk at most.
     #[inline(always)]
     pub(crate) fn read_single(&self, head: Head<'s>, out: &mut [f32]) -> Result<(), Gone> {
         let record = head.record;

@@ -26,6 +26,9 @@ pub(crate) struct Region {
     skipped: usize,
     superblock_words: usize,
     superblocks: u32,
+    /// Of all superblocks.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    words: usize,
 }
 
 /// The next mapping at these addresses is another's.
@@ -53,7 +56,13 @@ impl Region {
         if superblock_bytes as u64 == HUGE_PAGE {
             let memory = map(bytes.saturating_add(superblock_bytes))?;
             let skipped = memory.as_ptr().align_offset(superblock_bytes);
-            return Ok(Region { memory, skipped, superblock_words: superblock_bytes / 4, superblocks });
+            return Ok(Region {
+                memory,
+                skipped,
+                superblock_words: superblock_bytes / 4,
+                superblocks,
+                words: bytes / 4,
+            });
         }
         Ok(Region {
             memory: map(bytes)?,
@@ -61,6 +70,8 @@ impl Region {
             skipped: 0,
             superblock_words: superblock_bytes / 4,
             superblocks,
+            #[cfg(not(any(loom, shuttle, fuzzing)))]
+            words: bytes / 4,
         })
     }
 
@@ -98,19 +109,26 @@ impl Region {
         &self.words()[start..start + len]
     }
 
+    /// Words of one superblock.
+    #[inline]
+    pub(crate) fn superblock_words(&self) -> usize {
+        self.superblock_words
+    }
+
+    /// The words of all superblocks.
     #[cfg(not(any(loom, shuttle, fuzzing)))]
     #[inline]
-    fn words(&self) -> &[AtomicU32] {
-        let words = self.superblocks as usize * self.superblock_words;
+    pub(crate) fn words(&self) -> &[AtomicU32] {
         let first = self.memory.as_ptr().wrapping_add(self.skipped).cast::<AtomicU32>();
         // SAFETY: the mapping is `words * 4` bytes long and what is skipped (less than a superblock, for which there is
         // room), aligned to pages, readable and writable, and lives as long as `self`. Nothing but these atomic words is
         // ever made of it, and zero pages are valid values of them.
-        unsafe { std::slice::from_raw_parts(first, words) }
+        unsafe { std::slice::from_raw_parts(first, self.words) }
     }
 
+    /// The words of all superblocks.
     #[cfg(any(loom, shuttle, fuzzing))]
-    fn words(&self) -> &[AtomicU32] {
+    pub(crate) fn words(&self) -> &[AtomicU32] {
         &self.memory
     }
 

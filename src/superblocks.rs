@@ -105,6 +105,12 @@ impl Superblocks {
         self.region.record(superblock, offset, len)
     }
 
+    /// The words of all superblocks, and how many one has.
+    #[inline]
+    pub(crate) fn all_words(&self) -> (&[AtomicU32], usize) {
+        (self.region.words(), self.region.superblock_words())
+    }
+
     /// A superblock's owner word.
     #[inline]
     pub(crate) fn owner(&self, superblock: u32) -> u32 {

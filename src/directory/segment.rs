@@ -57,6 +57,12 @@ fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
+/// The row that a word names, if it is one of this tag.
+#[inline]
+fn row_of(word: u64, tag: u32) -> Option<ChunkIndex> {
+    index_of(word).filter(|_| tag_of(word) == tag)
+}
+
 /// The bucket where the search for a tag begins, of so many.
 #[inline]
 fn home(tag: u32, buckets: usize) -> usize {
@@ -93,8 +99,8 @@ impl Drop for Segment {
 /// Where in a segment, the latest a moment ago, the words of a tag begin.
 #[derive(Clone, Copy)]
 pub(crate) struct Near<'g> {
-    buckets: &'g [Bucket],
-    home: usize,
+    segment: &'g Segment,
+    home: &'g Bucket,
 }
 
 impl Near<'_> {
@@ -102,22 +108,12 @@ impl Near<'_> {
     /// moved since, or gone, is not live any more under its index, and one that is new came after the approach.
     #[inline]
     pub(crate) fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
-        let (before, from) = self.buckets.split_at(self.home);
-        for bucket in from.iter().chain(before) {
-            for slot in &bucket.0[bucket.first(tag)..] {
-                // Acquire: as in `Segment::find`.
-                let word = slot.load(Ordering::Acquire);
-                if tag_of(word) == tag
-                    && let Some(index) = index_of(word)
-                {
-                    return Some(index);
-                }
-            }
-            if bucket.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY {
-                return None;
-            }
+        match self.home.0.get(self.home.first(tag)) {
+            None if self.home.ends() => None,
+            // Acquire: as in `Segment::find`.
+            Some(slot) if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) => Some(index),
+            _ => self.segment.candidate(tag),
         }
-        None
     }
 }
 
@@ -127,6 +123,12 @@ impl Bucket {
     fn first(&self, tag: u32) -> usize {
         // The slot is read again.
         (rowcopy::upper_halves(&self.0, tag) | 1 << BUCKET_SLOTS).trailing_zeros() as usize
+    }
+
+    /// Whether no search goes on behind this bucket.
+    #[inline]
+    fn ends(&self) -> bool {
+        self.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY
     }
 }
 
@@ -226,9 +228,26 @@ impl Segment {
     /// Where the words of `tag` begin, and asks the processor for that line.
     #[inline]
     pub(super) fn near(&self, tag: u32) -> Near<'_> {
-        let home = home(tag, self.buckets.len());
-        rowcopy::prefetch((&raw const self.buckets[home]).cast());
-        Near { buckets: &self.buckets, home }
+        let home = &self.buckets[home(tag, self.buckets.len())];
+        rowcopy::prefetch((&raw const *home).cast());
+        Near { segment: self, home }
+    }
+
+    /// [`Near::candidate`] wherever it is.
+    #[inline(never)]
+    fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
+        for bucket in self.probed(tag) {
+            for slot in &bucket.0[bucket.first(tag)..] {
+                // Acquire: as in `find`.
+                if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) {
+                    return Some(index);
+                }
+            }
+            if bucket.ends() {
+                return None;
+            }
+        }
+        None
     }
 
     /// The first row of this tag that `probe` accepts.
