@@ -1,10 +1,10 @@
 //! Floats that are read while they are written: the only way payload words are touched.
 //!
 //! A plain `f32` access beside a write is a data race, and relaxed atomics are not vectorised. So payload memory is
-//! typed `[AtomicU32]`, and on x86-64 two primitives are inline assembly: copy 4 words and copy 16 (by SSE, which every x86-64
-//! has: wider vectors were not faster, and need a question per row). Their meaning is that of as many relaxed loads and stores, which is how the twin
-//! that other processors and the model checker use is written; `--cfg dimslab_atomic_rows` chooses it for tools that do
-//! not see into assembly, ThreadSanitizer above all.
+//! typed `[AtomicU32]`, and on x86-64 two primitives are inline assembly: copy 4 words and copy 16, by SSE, which every
+//! x86-64 has, so that nothing is asked for each row and no register beside the four is lost. Their meaning is that of as
+//! many relaxed loads and stores, which is how the twin that other processors and the model checker use is written;
+//! `--cfg dimslab_atomic_rows` chooses it for tools that do not see into assembly, ThreadSanitizer above all.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))]
