@@ -154,7 +154,7 @@ fn latency(results: &Results, out: &mut String) -> Outcome<()> {
             }
             // The longest of all repetitions: a bound is a bound.
             let most = |what| values(what).iter().copied().fold(0f64, f64::max);
-            let over = values("above 1 ms, processor").iter().sum::<f64>();
+            let over = values("above 1 ms, processor").iter().sum::<f64>() + 0.0;
             writeln!(out, " {:.0} | {:.0} | {over:.0} |", most("max") / 1e3, most("max, processor") / 1e3)?;
         }
     }

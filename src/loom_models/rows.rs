@@ -255,6 +255,22 @@ fn row_that_is_admitted_is_read_whole() {
 }
 
 #[test]
+fn row_that_stages_lead_to_is_read_whole() {
+    explore("row: stages and read, admit", 3, || {
+        let rows = Rows::none();
+        let theirs = Arc::clone(&rows);
+        let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
+        let there = {
+            let guard = no_guard();
+            rows.directory.approach(TAG, guard).segment(TAG, guard).bucket(TAG, guard).candidate(TAG)
+        };
+        assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
+        assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
 fn row_admitted_by_two_threads_is_one_row() {
     explore("row: admit and update, the same", 2, || {
         let rows = Rows::none();
