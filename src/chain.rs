@@ -369,13 +369,22 @@ impl<'s> Chains<'s> {
 
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
     pub(crate) fn grow(&self, claim: &Claim<'s>, tail: ChunkIndex, chunk: &NewChunk<'_>) {
+        self.link_tail(claim.record, tail, chunk);
+        reach(Point::ChunkGrown);
+    }
+
+    /// Like [`grow`](Self::grow), of a row that nobody else can reach yet.
+    pub(crate) fn grow_unpublished(&self, head: ChunkIndex, tail: ChunkIndex, chunk: &NewChunk<'_>) {
+        self.link_tail(self.heads.record(head), tail, chunk);
+    }
+
+    fn link_tail(&self, head: &[AtomicU32], tail: ChunkIndex, chunk: &NewChunk<'_>) {
         let record = self.tails.record(tail);
-        // Relaxed throughout: under the claim.
+        // Relaxed throughout: under the claim, or published with the head's index.
         record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
-        record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(tail.raw(), LINK_STORE);
-        reach(Point::ChunkGrown);
+        record[TAIL_LINK].store(head[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        head[HEAD_LINK].store(tail.raw(), LINK_STORE);
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became

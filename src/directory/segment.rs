@@ -125,6 +125,14 @@ impl Bucket {
         (rowcopy::upper_halves(&self.0, tag) | 1 << BUCKET_SLOTS).trailing_zeros() as usize
     }
 
+    /// Whether every slot is used and none has this tag: a search for it goes on behind this bucket.
+    #[inline]
+    fn is_of_others(&self, tag: u32) -> bool {
+        // Acquire: pairs with the Release in `insert`. Whoever took the last slot had seen, and so this thread sees from
+        // here on, what took the slots before it.
+        self.0[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN != EMPTY && self.first(tag) == BUCKET_SLOTS
+    }
+
     /// Whether no search goes on behind this bucket.
     #[inline]
     fn ends(&self) -> bool {
@@ -255,6 +263,9 @@ impl Segment {
     pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
         let mut moved = false;
         'search: for bucket in self.probed(tag) {
+            if bucket.is_of_others(tag) {
+                continue;
+            }
             for slot in &bucket.0 {
                 // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
                 let mut word = slot.load(Ordering::Acquire);
@@ -298,6 +309,10 @@ impl Segment {
             };
         }
         for bucket in self.probed(tag_of(word)) {
+            // Even if they are frozen: what follows them is frozen, too, before anybody can insert elsewhere.
+            if bucket.is_of_others(tag_of(word)) {
+                continue;
+            }
             for slot in &bucket.0 {
                 // Acquire: as in `find`.
                 let mut current = slot.load(Ordering::Acquire);

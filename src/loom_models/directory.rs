@@ -154,7 +154,7 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 
 /// The row that a look-up in stages comes to.
 fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+    directory.approach(tag, guard).bucket(tag, guard).candidate(tag)
 }
 
 #[test]
