@@ -39,7 +39,7 @@ UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
 STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 HANDFUL, NO_UPDATE = "a_handful_of_keys_comes_and_goes", "no_update_is_lost_while_rows_around_come"
 WRITE_ROW = """\
-        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
+        let outcome = self.write(table, chains, candidate, whole, head);
         reach(Point::RowWritten);
 """
 ENTER_ROW = """\

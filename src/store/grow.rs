@@ -48,7 +48,8 @@ struct Grower<'i> {
     payload: Vec<f32>,
     /// The table whose chunks all start as what is in `payload`.
     alike: Option<TableId>,
-    /// Tails of a row that is not entered yet.
+    /// A row that is not entered yet: its head, and its tails.
+    unentered: Option<(TableId, ChunkIndex)>,
     tails: Vec<ChunkIndex>,
     growth: Growth,
 }
@@ -74,6 +75,7 @@ impl Inner {
             row: Vec::new(),
             payload: Vec::new(),
             alike: None,
+            unentered: None,
             tails: Vec::new(),
             growth: Growth::default(),
         };
@@ -85,7 +87,7 @@ impl Inner {
                 grower.candidate(&self.tables[candidate.table.index()], candidate, whole);
             }
         }
-        let Grower { growth, .. } = grower;
+        let growth = grower.growth;
         if growth.refused > 0 {
             self.pressure.store(true, Ordering::Relaxed);
         }
@@ -158,32 +160,16 @@ impl Grower<'_> {
         whole: bool,
     ) -> Result<bool, AllocError> {
         let head = self.alloc(table.heads)?;
-        let info = self.chunk(table, candidate, 0);
-        let first = NewChunk { info, payload: &self.payload };
-        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &first);
-        self.tails.clear();
-        // A row that cannot be made whole is made as far as there is room.
-        let mut outcome = Ok(true);
-        for ordinal in 1..if whole { table.layout.chunks } else { 1 } {
-            match self.alloc(table.tails) {
-                Ok(tail) => {
-                    let info = self.chunk(table, candidate, ordinal);
-                    chains.grow_unpublished(head, tail, &NewChunk { info, payload: &self.payload });
-                    self.tails.push(tail);
-                }
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            }
-        }
+        self.unentered = Some((candidate.table, head));
+        let outcome = self.write(table, chains, candidate, whole, head);
         reach(Point::RowWritten);
         let entered =
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
         match entered {
             Ok(Inserted::Done) => {
+                self.unentered = None;
+                let grown = self.tails.drain(..).len();
                 reach(Point::RowEntered);
-                let grown = self.tails.len();
                 table.count_row(0, 1 + grown);
                 bump(&table.counters.admitted, 1);
                 bump(&table.counters.grown, grown as u64);
@@ -192,19 +178,42 @@ impl Grower<'_> {
                 outcome
             }
             Ok(Inserted::Exists(_)) => {
-                self.discard(table, chains, head);
+                self.discard();
                 Ok(false)
             }
             Err(error) => {
-                self.discard(table, chains, head);
+                self.discard();
                 Err(AllocError::OverBudget(error))
             }
         }
     }
 
-    /// Ends a row that was written and could not be entered.
-    fn discard(&mut self, table: &Table, chains: &Chains<'_>, head: ChunkIndex) {
-        chains.discard_head(head);
+    /// Writes a row that nobody else can reach yet: an error if it cannot be made whole, and then as far as there is room.
+    fn write(
+        &mut self,
+        table: &Table,
+        chains: &Chains<'_>,
+        candidate: &Candidate,
+        whole: bool,
+        head: ChunkIndex,
+    ) -> Result<bool, AllocError> {
+        let info = self.chunk(table, candidate, 0);
+        let first = NewChunk { info, payload: &self.payload };
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &first);
+        for ordinal in 1..if whole { table.layout.chunks } else { 1 } {
+            let tail = self.alloc(table.tails)?;
+            self.tails.push(tail);
+            let info = self.chunk(table, candidate, ordinal);
+            chains.grow_unpublished(head, tail, &NewChunk { info, payload: &self.payload });
+        }
+        Ok(true)
+    }
+
+    /// Ends a row that could not be entered.
+    fn discard(&mut self) {
+        let Some((table, head)) = self.unentered.take() else { return };
+        let table = &self.inner.tables[table.index()];
+        table.chains(&self.inner.slabs).discard_head(head);
         self.magazines.free(table.heads, head);
         for tail in self.tails.drain(..) {
             self.magazines.free(table.tails, tail);
@@ -239,6 +248,13 @@ impl Grower<'_> {
             chains.grow(&claim, tail, &NewChunk { info, payload: &self.payload });
         }
         outcome
+    }
+}
+
+/// After a panic in the middle of a row.
+impl Drop for Grower<'_> {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 
