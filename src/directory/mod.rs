@@ -17,7 +17,10 @@
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+#[cfg(not(loom))]
 mod segment;
+#[cfg(loom)]
+pub(crate) mod segment;
 
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};

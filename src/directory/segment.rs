@@ -43,7 +43,7 @@ pub(super) const TOMBSTONE: u64 = 1 << 32;
 
 /// `[tag: 32 | frozen: 1 | index: 31]`.
 #[inline]
-pub(super) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
+pub(crate) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
     u64::from(tag) << 32 | u64::from(index.raw())
 }
 
@@ -75,7 +75,7 @@ struct Bucket([AtomicU64; BUCKET_SLOTS]);
 /// Open addressing over buckets of one cache line each, linear from the tag's own bucket.
 ///
 /// A slot goes from empty to a row word to a tombstone, and never back; the whole segment is replaced instead.
-pub(super) struct Segment {
+pub(crate) struct Segment {
     buckets: Box<[Bucket]>,
     /// Slots that are not empty.
     used: AtomicU32,
@@ -149,7 +149,7 @@ pub(super) enum Find {
 }
 
 /// What [`Segment::insert`] met.
-pub(super) enum Insert {
+pub(crate) enum Insert {
     Done,
     Exists(ChunkIndex),
     /// The segment is full, or being replaced: replace it and come again.
@@ -200,7 +200,7 @@ impl Segment {
     }
 
     /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
-    pub(super) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
+    pub(crate) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
         let count = Self::buckets_for(words.len());
         let buckets: Box<[Bucket]> =
             (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
@@ -300,7 +300,7 @@ impl Segment {
     /// Two inserts of one key cannot both succeed: each takes the first empty slot of the same sequence after it has
     /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
     /// the two meets the earlier one's word.
-    pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
+    pub(crate) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
         if self.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
             // Full. The key may still be in here, and then there is nothing to insert.
             return match self.find(tag_of(word), &mut probe) {
