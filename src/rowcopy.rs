@@ -250,7 +250,7 @@ mod tests {
         for value in [0, 7, 1 << 31, u32::MAX] {
             for expected in 0..256u32 {
                 // Lower halves that would match are of no use.
-                let words = std::array::from_fn(|bit| {
+                let words: [AtomicU64; 8] = std::array::from_fn(|bit| {
                     let upper = if expected >> bit & 1 == 1 { value } else { value ^ 1 << (bit * 4) };
                     AtomicU64::new(u64::from(upper) << 32 | u64::from(value))
                 });
