@@ -55,8 +55,8 @@ pub(crate) struct CompareArgs {
     /// Rows of a batch
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// Learning rate of the embeddings' Adagrad
-    #[arg(long, default_value_t = 0.03)]
+    /// Learning rate of the embeddings' Adagrad; the default is the best of five for full size on criteo-like
+    #[arg(long, default_value_t = 0.06)]
     lr: f32,
     /// Learning rate of the dense layers' Adagrad
     #[arg(long, default_value_t = 0.01)]
@@ -90,10 +90,13 @@ impl FromStr for Source {
     type Err = CliError;
 
     fn from_str(name: &str) -> Result<Source, CliError> {
-        let generated = |truth, drift_rows, shifts, zipf, ids| Source::Generated { truth, drift_rows, shifts, zipf, ids };
+        let generated =
+            |truth, drift_rows, shifts, zipf, ids| Source::Generated { truth, drift_rows, shifts, zipf, ids };
         let log = |file: &str| {
             let dir = std::env::var_os(DATA_VARIABLE).ok_or_else(|| {
-                CliError::input(format!("--data {name} is a log that is not part of dimslab: set {DATA_VARIABLE} to its directory"))
+                CliError::input(format!(
+                    "--data {name} is a log that is not part of dimslab: set {DATA_VARIABLE} to its directory"
+                ))
             })?;
             Ok(Path::new(&dir).join(file))
         };
@@ -144,11 +147,10 @@ impl Source {
         )
     }
 
-    fn open(&self, args: &CompareArgs, seed: u64) -> Result<Box<dyn RowSource>, StudyError> {
+    /// A log's rows.
+    fn log(&self) -> Result<Box<dyn RowSource>, StudyError> {
         Ok(match self {
-            Source::Generated { .. } => {
-                Box::new(Generator::new(self.generator(args, seed).unwrap_or_default())?)
-            }
+            Source::Generated { .. } => Box::new(Generator::new(GeneratorConfig::default())?),
             Source::Criteo(path) => Box::new(CriteoReader::open(std::slice::from_ref(path))?),
             Source::Globo(path) => {
                 let columns = Columns::from_argument(GLOBO_COLUMNS)
@@ -160,7 +162,15 @@ impl Source {
 
     fn stream(&self, args: &CompareArgs, seed: u64) -> Result<Stream, StudyError> {
         let (rows, holdout) = self.rows(args);
-        Ok(Stream::read(&mut *self.open(args, seed)?, rows.unwrap_or(u64::MAX), holdout, args.batch)?)
+        if let Some(config) = self.generator(args, seed) {
+            let mut generator = Generator::new(config)?;
+            let mut stream = Stream::read(&mut generator, u64::MAX, holdout, args.batch)?;
+            if matches!(self, Source::Generated { truth: Truth::Planted, .. }) {
+                stream.note_needs(|feature, key| generator.planted_need(feature, key));
+            }
+            return Ok(stream);
+        }
+        Ok(Stream::read(&mut *self.log()?, rows.unwrap_or(u64::MAX), holdout, args.batch)?)
     }
 }
 

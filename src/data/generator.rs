@@ -269,9 +269,10 @@ impl Generator {
         self.probability
     }
 
-    /// Whether an id is one of those that need all latent coordinates, for [`Truth::Planted`].
-    pub fn is_needy(&self, feature: usize, key: u64) -> bool {
-        self.teacher.is_needy(feature, key)
+    /// Whether an id is one of those that need all latent coordinates, for [`Truth::Planted`]; `None` in features whose
+    /// pairs hardly count.
+    pub fn planted_need(&self, feature: usize, key: u64) -> Option<bool> {
+        self.teacher.planted(feature, key)
     }
 
     /// The AUC of the teacher's own probabilities over some rows of the stream: the best that a model can reach on them,

@@ -129,10 +129,10 @@ impl Teacher {
         Parts { dense, main, pair }
     }
 
-    /// Whether an id of a feature is one of those that need all latent coordinates if they are frequent enough, where
-    /// needs are planted.
-    pub(super) fn is_needy(&self, feature: usize, value: u64) -> bool {
-        planted_need(0, self.hash(feature, value)) > 0
+    /// Whether an id is one of those that need all latent coordinates if they are frequent enough, where needs are
+    /// planted; `None` for features whose pairs hardly count.
+    pub(super) fn planted(&self, feature: usize, value: u64) -> Option<bool> {
+        PAIRED.contains(&feature).then(|| planted_need(0, self.hash(feature, value)) > 0)
     }
 
     fn hash(&self, feature: usize, value: u64) -> u64 {

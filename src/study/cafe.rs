@@ -9,7 +9,7 @@
 
 use super::flat::{Rows, Sums, mix, norm};
 use super::hashed::Hashed;
-use super::ranking::Ranking;
+use super::ranking::{Place, Ranking};
 use super::sketched::{HotSketch, NOWHERE};
 use super::{Held, Method, StudyError, Training};
 
@@ -84,7 +84,8 @@ impl Cafe {
             let key = self.first_keys[feature] + id;
             let Some((slot, left)) = self.sketch.add(key, norm * scale) else { return };
             self.free.extend(left);
-            if slot.row == NOWHERE && slot.score >= self.threshold
+            if slot.row == NOWHERE
+                && slot.score >= self.threshold
                 && let Some(row) = self.free.pop()
             {
                 slot.row = row;
@@ -142,9 +143,15 @@ impl Method for Cafe {
         self.sketch.iter_mut().for_each(|slot| slot.score *= DECAY);
         self.ranking.count(self.sketch.iter().map(|slot| slot.score));
         let rows = self.own.bytes() / Rows::row_bytes(self.dim);
-        self.threshold = self.ranking.first(rows).threshold();
-        for slot in self.sketch.iter_mut().filter(|slot| slot.row != NOWHERE && slot.score < self.threshold) {
-            self.free.push(std::mem::replace(&mut slot.row, NOWHERE));
+        let first = self.ranking.first(rows);
+        self.threshold = first.threshold();
+        let mut quota = first.of_bin;
+        for slot in self.sketch.iter_mut().filter(|slot| slot.row != NOWHERE) {
+            match first.place(slot.score) {
+                Place::Above => {}
+                Place::Within if quota > 0 => quota -= 1,
+                Place::Within | Place::Below => self.free.push(std::mem::replace(&mut slot.row, NOWHERE)),
+            }
         }
         Ok(())
     }

@@ -169,8 +169,7 @@ mod tests {
         let gradients = [1.0, 2.0, 10.0, 20.0, 0.5, 0.25, 3.0, 4.0];
         sums.fill([7u32, 9, 7, 4_000_000_000].into_iter(), &gradients, 2);
         let found: Vec<_> = sums.iter().map(|(row, count, g)| (row, count, g.to_vec())).collect();
-        let wanted =
-            vec![(7, 2, vec![1.5, 2.25]), (9, 1, vec![10.0, 20.0]), (4_000_000_000usize, 1, vec![3.0, 4.0])];
+        let wanted = vec![(7, 2, vec![1.5, 2.25]), (9, 1, vec![10.0, 20.0]), (4_000_000_000usize, 1, vec![3.0, 4.0])];
         assert_eq!(found, wanted);
     }
 

@@ -97,7 +97,8 @@ pub(crate) fn run(
                     let Some(at) = next.lock().next() else { return };
                     match one(plan, &cells[at], &streams, stop).and_then(|record| {
                         records.write(&record)?;
-                        Ok(record)
+                        // As it is read back: a number may lose its last bit, and a grid that goes on must not differ.
+                        Ok(records.read(&cells[at])?.unwrap_or(record))
                     }) {
                         Ok(record) => {
                             let mut ended = ended.lock();
@@ -189,7 +190,8 @@ mod tests {
             ran.fetch_add(1, Ordering::Relaxed);
             of.fetch_max(progress.ended as u64, Ordering::Relaxed);
         });
-        assert_eq!(comparable(&resumed.unwrap()), comparable(&at_once));
+        let resumed = resumed.unwrap();
+        assert!(comparable(&resumed) == comparable(&at_once), "the same records");
         assert_eq!((ran.load(Ordering::Relaxed), of.load(Ordering::Relaxed)), (14 - 5, 14));
     }
 }

@@ -33,6 +33,9 @@ pub(crate) const METHODS: [(&str, &str); 15] = [
     ("dimslab", "the store"),
 ];
 
+/// AdaEmbed's, in rows.
+const PRUNING: Pruning =
+    Pruning { unit: usize::MAX, score: Score::FrequencyGradient, scaled: true, whole: 0.25, period: 250, decay: 0.8 };
 /// The part of the oracles' budget that goes to shared rows.
 const ORACLE_SHARED: f64 = 0.3;
 /// The frozen oracle knows this part of the stream.
@@ -55,8 +58,13 @@ enum Kind {
     Mixed,
     /// A unit larger than a row means the row.
     Pruned(Pruning),
-    Oracle { share: f64, frozen: bool },
-    Cafe { share: f64 },
+    Oracle {
+        share: f64,
+        frozen: bool,
+    },
+    Cafe {
+        share: f64,
+    },
     Magnitude,
     Store(Stored),
 }
@@ -65,7 +73,7 @@ impl Kind {
     fn named(name: &str) -> Option<Kind> {
         let rows = |score| {
             let scaled = score != Score::Random;
-            Kind::Pruned(Pruning { unit: usize::MAX, score, scaled, period: 250, decay: 0.8 })
+            Kind::Pruned(Pruning { unit: usize::MAX, score, scaled, ..PRUNING })
         };
         Some(match name {
             "full" => Kind::Full,
@@ -77,10 +85,7 @@ impl Kind {
             "frequency" => rows(Score::Frequency),
             "gradient" => rows(Score::Gradient),
             "random" => rows(Score::Random),
-            "fiited" => {
-                let score = Score::FrequencyGradient;
-                Kind::Pruned(Pruning { unit: 4, score, scaled: true, period: 250, decay: 0.8 })
-            }
+            "fiited" => Kind::Pruned(Pruning { unit: 4, ..PRUNING }),
             "oracle" => Kind::Oracle { share: ORACLE_SHARED, frozen: false },
             "oracle-frozen" => Kind::Oracle { share: ORACLE_SHARED, frozen: true },
             "cafe" => Kind::Cafe { share: cafe::SHARED },
@@ -101,6 +106,7 @@ impl Kind {
                 "unit" => put(&mut pruning.unit, value) && pruning.unit > 0,
                 "period" => put(&mut pruning.period, value) && pruning.period > 0,
                 "decay" => put(&mut pruning.decay, value) && pruning.decay > 0.0 && pruning.decay <= 1.0,
+                "whole" => part(value).map(|part| pruning.whole = part).is_some(),
                 "scaled" => put(&mut pruning.scaled, value),
                 _ => false,
             },
@@ -251,7 +257,8 @@ mod tests {
         assert_eq!(stored.policy.decay, Decay::PerCapacity(2.0));
         let spec: Spec = "adaembed+period=7+scaled=false".parse().unwrap();
         assert!(matches!(spec.kind, Kind::Pruned(Pruning { period: 7, scaled: false, .. })));
-        for text in ["", "hashh", "hash+rows=3", "dimslab+chunk", "dimslab+chunk=x", "cafe+share=2", "fiited+period=0"] {
+        for text in ["", "hashh", "hash+rows=3", "dimslab+chunk", "dimslab+chunk=x", "cafe+share=2", "fiited+period=0"]
+        {
             let error = text.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains("is no method") || error.contains("is no setting"), "{text}: {error}");
         }

@@ -6,6 +6,9 @@
 //! of the budget, there are fewer virtual rows than ids and ids share them by hash. What has no memory reads as zero and
 //! starts at zero when it gets some, without optimizer state.
 //!
+//! Small tables are not pruned, as in the papers' evaluations: the smallest ones, as long as all of their rows together take
+//! at most a part of the memory (`whole`). Without that rule a percentile over rows makes them lose.
+//!
 //! Every so many steps scores are compared over all tables, after division by their table's 95th percentile over the
 //! units that were accessed (`scaled`). If more than a twentieth of the memory would change hands, it does.
 
@@ -40,6 +43,8 @@ pub(crate) struct Pruning {
     pub(crate) score: Score,
     /// Scores are divided by their table's 95th percentile before tables are compared.
     pub(crate) scaled: bool,
+    /// The part of the memory that small tables may take without being pruned.
+    pub(crate) whole: f64,
     /// Steps between rounds.
     pub(crate) period: u64,
     /// What scores are multiplied by over a period.
@@ -64,6 +69,8 @@ pub(crate) struct Pruned {
 struct Table {
     size: usize,
     rows: usize,
+    /// Never pruned.
+    whole: bool,
     scores: Vec<f32>,
     addresses: Vec<u32>,
 }
@@ -89,13 +96,21 @@ impl Pruned {
         let table = |(&size, &rows): (&usize, &usize)| Table {
             size,
             rows,
+            whole: false,
             scores: vec![0.0; rows * units],
             addresses: vec![NOWHERE; rows * units],
         };
-        let tables: Vec<Table> = sizes.iter().zip(&rows).map(table).collect();
+        let mut tables: Vec<Table> = sizes.iter().zip(&rows).map(table).collect();
         let spent = rows.iter().sum::<usize>() as u64 * row_bytes;
         let most = rows.iter().sum::<usize>() * units;
         let memory = (((room - spent) / unit_bytes) as usize).min(most);
+        let mut exempt = (memory as f64 * pruning.whole) as usize / units;
+        let mut by_size: Vec<&mut Table> = tables.iter_mut().collect();
+        by_size.sort_by_key(|table| table.size);
+        for table in by_size {
+            table.whole = table.rows >= table.size && table.size <= exempt;
+            exempt = if table.whole { exempt - table.size } else { 0 };
+        }
         Ok(Pruned {
             dim,
             pruning,
@@ -123,7 +138,8 @@ impl Pruned {
     fn round(&mut self) {
         let scales: Vec<f32> = (0..self.tables.len()).map(|feature| self.scale(feature)).collect();
         let tables = self.tables.iter().zip(&scales);
-        self.ranking.count(tables.flat_map(|(table, scale)| table.scores.iter().map(move |score| score * scale)));
+        self.ranking
+            .count(tables.flat_map(|(table, scale)| table.scores.iter().map(move |score| scaled(*score, *scale))));
         let memory = self.memory.bytes() / Rows::row_bytes(self.pruning.unit);
         let first = self.ranking.first(memory);
         // Where only some of a bin are wanted, those that have memory go first.
@@ -132,7 +148,7 @@ impl Pruned {
         let mut coming: [Vec<(usize, usize)>; 2] = [Vec::new(), Vec::new()];
         for (feature, (table, scale)) in self.tables.iter().zip(&scales).enumerate() {
             for (unit, (score, &address)) in table.scores.iter().zip(&table.addresses).enumerate() {
-                match (first.place(score * scale), address != NOWHERE) {
+                match (first.place(scaled(*score, *scale)), address != NOWHERE) {
                     (Place::Above, false) => coming[0].push((feature, unit)),
                     (Place::Within, true) if quota > 0 => quota -= 1,
                     (Place::Within, false) => coming[1].push((feature, unit)),
@@ -166,6 +182,9 @@ impl Pruned {
 
     /// What a table's scores are multiplied by so that tables compare.
     fn scale(&mut self, feature: usize) -> f32 {
+        if self.tables[feature].whole {
+            return f32::MAX;
+        }
         if !self.pruning.scaled {
             return 1.0;
         }
@@ -262,6 +281,11 @@ impl Method for Pruned {
     }
 }
 
+/// A score that compares with those of other tables: finite, and zero if the unit was never accessed.
+fn scaled(score: f32, scale: f32) -> f32 {
+    (score * scale).min(f32::MAX)
+}
+
 fn unit_score(seed: u64, feature: usize, unit_number: usize) -> f32 {
     unit(mix(seed ^ mix((feature as u64) << 40 | unit_number as u64)))
 }
@@ -272,13 +296,13 @@ mod tests {
 
     const TRAINING: Training = Training { lr: 0.1, eps: 1e-8, seed: 3 };
     const ROWS: Pruning =
-        Pruning { unit: 4, score: Score::FrequencyGradient, scaled: true, period: 1, decay: 0.8 };
+        Pruning { unit: 4, score: Score::FrequencyGradient, scaled: true, whole: 0.0, period: 1, decay: 0.8 };
 
     /// Room for `rows` rows beside all metadata of `ids` ids.
     fn with_room(ids: usize, rows: u64, pruning: Pruning) -> Pruned {
         let memory = rows * (4 / pruning.unit) as u64 * (Rows::row_bytes(pruning.unit) + 4);
         let virtual_rows = ids as u64 * UNIT_BYTES * (4 / pruning.unit) as u64;
-        let budget = Ranking::BYTES + memory.max(virtual_rows) + virtual_rows;
+        let budget = Ranking::BYTES + 4 * (memory + virtual_rows);
         let mut made = Pruned::new(&[ids], 4, budget, TRAINING, pruning).unwrap();
         assert!(made.held().now <= budget);
         let rows = rows as usize * (4 / pruning.unit);
@@ -315,11 +339,7 @@ mod tests {
         let often_weak = (0u32, 4, 0.3f32); // 4 accesses: summed gradient 1.2, times 4
         let rare_strong = (1u32, 1, 2.0f32);
         let rare_weak = (2u32, 1, 0.1f32);
-        for (score, kept) in [
-            (Score::FrequencyGradient, 0),
-            (Score::Frequency, 0),
-            (Score::Gradient, 1),
-        ] {
+        for (score, kept) in [(Score::FrequencyGradient, 0), (Score::Frequency, 0), (Score::Gradient, 1)] {
             let mut method = with_room(3, 1, Pruning { score, ..ROWS });
             for (id, count, size) in [rare_weak, often_weak, rare_strong] {
                 let gradients = vec![size; count * 4];
@@ -351,7 +371,7 @@ mod tests {
 
     #[test]
     fn percentiles_make_tables_compare() {
-        for (scaled, kept) in [(true, [4, 0]), (false, [0, 4])] {
+        for (scaled, kept) in [(true, [1, 0]), (false, [0, 1])] {
             let mut method = Pruned::new(&[40, 40], 4, 1 << 20, TRAINING, Pruning { scaled, ..ROWS }).unwrap();
             method.memory = Rows::zeros(1, 4, TRAINING);
             method.free = vec![0];
@@ -361,7 +381,24 @@ mod tests {
                 method.train(1, &[id], &[1000.0 + id as f32; 4]).unwrap();
             }
             method.end_step().unwrap();
-            assert_eq!([method.own_dims(0, 1)[0], method.own_dims(1, 40)[39]], kept);
+            let live = |feature| method.own_dims(feature, 40).iter().filter(|&&dims| dims > 0).count();
+            assert_eq!([live(0), live(1)], kept);
+        }
+    }
+
+    #[test]
+    fn small_tables_are_left_whole() {
+        for (whole, kept) in [(0.0, 0), (0.5, 3)] {
+            let pruning = Pruning { whole, ..ROWS };
+            let mut method = Pruned::new(&[3, 40], 4, 20 * 36 + 43 * 8 + Ranking::BYTES, TRAINING, pruning).unwrap();
+            for _ in 0..3 {
+                method.train(0, &[0, 1, 2], &[0.001; 12]).unwrap();
+                let ids: Vec<u32> = (0..40).chain(0..40).collect();
+                method.train(1, &ids, &[5.0; 320]).unwrap();
+            }
+            method.pruning.scaled = false;
+            method.end_step().unwrap();
+            assert_eq!(method.own_dims(0, 3).iter().filter(|&&dims| dims > 0).count(), kept);
         }
     }
 

@@ -72,9 +72,9 @@ impl First {
         }
     }
 
-    /// The least score of those wanted.
+    /// A score that all above reach and no other.
     pub(crate) fn threshold(self) -> f32 {
-        f32::from_bits((self.bin as u32) << (23 - FINE_BITS))
+        if self.bin == 0 { 0.0 } else { f32::from_bits((self.bin as u32 + 1) << (23 - FINE_BITS)) }
     }
 }
 

@@ -63,6 +63,10 @@ pub(crate) struct Done {
     pub(crate) progressive: Metrics,
     pub(crate) windows: Vec<Point>,
     pub(crate) bands: Vec<Band>,
+    /// Where needs are planted: the chance that an id that needs all dimensions has more of its own than one that needs
+    /// none and occurs about as often, ties half. 0.5 if dimensions do not follow needs.
+    #[serde(default)]
+    pub(crate) needs_met: Option<f64>,
     pub(crate) samples_per_s: f64,
 }
 
@@ -128,7 +132,9 @@ impl Records {
                 if found != *settings {
                     return Err(file_error(
                         dir,
-                        format!("its trials have other settings; name another directory (there {found}, now {settings})"),
+                        format!(
+                            "its trials have other settings; name another directory (there {found}, now {settings})"
+                        ),
                     ));
                 }
             }
@@ -136,7 +142,10 @@ impl Records {
                 let mut entries = fs::read_dir(dir).map_err(|error| file_error(dir, error))?;
                 if let Some(Ok(entry)) = entries.next() {
                     let found = entry.file_name().to_string_lossy().into_owned();
-                    return Err(file_error(dir, format!("holds other files, such as {found}; name an empty directory")));
+                    return Err(file_error(
+                        dir,
+                        format!("holds other files, such as {found}; name an empty directory"),
+                    ));
                 }
                 write_whole(&path, &serde_json::to_string_pretty(settings).map_err(|error| file_error(&path, error))?)?;
             }
@@ -190,6 +199,7 @@ pub(crate) mod tests {
             progressive: metrics,
             windows: vec![Point { rows: 50, metrics, held: budget }, Point { rows: 100, metrics, held: budget }],
             bands: vec![Band { occurrences: 1, ids: 3, dims: 4.0 }, Band { occurrences: 2, ids: 2, dims: 16.0 }],
+            needs_met: None,
             samples_per_s: 1000.0,
         };
         let cell = Cell { method: method.to_owned(), ratio, seed };

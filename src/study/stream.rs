@@ -25,6 +25,8 @@ pub(crate) struct Stream {
     counts: Vec<Vec<u32>>,
     /// Each id's key, by feature.
     keys: Vec<Vec<u64>>,
+    /// Whether each training id needs all dimensions or none, by feature; empty where that is not known.
+    needs: Vec<Vec<Option<bool>>>,
 }
 
 /// Consecutive rows of a stream.
@@ -71,7 +73,12 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the source.
-    pub(crate) fn read(source: &mut dyn RowSource, most: u64, test_rows: usize, batch: usize) -> Result<Stream, DataError> {
+    pub(crate) fn read(
+        source: &mut dyn RowSource,
+        most: u64,
+        test_rows: usize,
+        batch: usize,
+    ) -> Result<Stream, DataError> {
         let features = source.schema().categorical.clone();
         let (n_dense, n) = (source.schema().dense.len(), features.len());
         let mut numberings: Vec<Numbering> = (0..n).map(|_| Numbering::default()).collect();
@@ -93,7 +100,18 @@ impl Stream {
         }
         let keys = numberings.into_iter().map(|numbering| numbering.keys).collect();
         let batch = batch.max(1);
-        let mut stream = Stream { features, n_dense, train_rows, labels, dense, ids: Vec::new(), batch, counts, keys };
+        let mut stream = Stream {
+            features,
+            n_dense,
+            train_rows,
+            labels,
+            dense,
+            ids: Vec::new(),
+            batch,
+            counts,
+            keys,
+            needs: Vec::new(),
+        };
         stream.ids = stream.batch_major(&row_major);
         Ok(stream)
     }
@@ -149,9 +167,18 @@ impl Stream {
         self.counts.iter().map(Vec::len).collect()
     }
 
-    /// The key that an id stands for.
-    pub(crate) fn key(&self, feature: usize, id: u32) -> u64 {
-        self.keys[feature][id as usize]
+    /// Notes which ids need all dimensions and which none, by feature and key.
+    pub(crate) fn note_needs(&mut self, need: impl Fn(usize, u64) -> Option<bool>) {
+        let need = &need;
+        let of = |(feature, (keys, counts)): (usize, (&Vec<u64>, &Vec<u32>))| {
+            keys.iter().take(counts.len()).map(|&key| need(feature, key)).collect()
+        };
+        self.needs = self.keys.iter().zip(&self.counts).enumerate().map(of).collect();
+    }
+
+    /// What [`note_needs`](Self::note_needs) noted of a feature's training ids; empty if it did not.
+    pub(crate) fn needs(&self, feature: usize) -> &[Option<bool>] {
+        self.needs.get(feature).map_or(&[], Vec::as_slice)
     }
 
     /// How often each id occurs in the first `rows` training rows, by feature.
@@ -220,7 +247,10 @@ pub(crate) mod tests {
         assert_eq!(stream.counts(0), [2, 2, 1]);
         // Ids of the tail alone are none of the training's.
         assert_eq!(stream.sizes(), [3, 5]);
-        assert_eq!((stream.key(0, 2), stream.key(1, 6)), (102, 42));
+        let mut stream = stream;
+        assert!(stream.needs(0).is_empty());
+        stream.note_needs(|feature, key| (feature == 0).then_some(key == 102));
+        assert_eq!((stream.needs(0), stream.needs(1)), (&[Some(false), Some(false), Some(true)][..], &[None; 5][..]));
         assert_eq!(stream.counts_until(4), [vec![2, 1, 1], vec![1, 1, 1, 1, 0]]);
     }
 }

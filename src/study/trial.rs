@@ -1,5 +1,6 @@
 //! One trial: a method, a budget, a seed, one pass over the training rows and then the held-out tail.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::methods::Spec;
@@ -25,6 +26,9 @@ pub(crate) struct Setup {
 }
 
 const EPS: f32 = 1e-8;
+/// Planted needs are looked for in ids that occur at least 2 to the power of this: the most popular 2,000 of a feature have
+/// them.
+const NEEDS_FROM: usize = 6;
 
 /// A model with a method in place of its tables.
 struct Trainee {
@@ -126,6 +130,7 @@ pub(crate) fn run(
     if held.now > budget {
         return Err(over(spec, held.now, budget, course.steps));
     }
+    let (bands, needs_met) = dimensions(stream, &*trainee.method);
     Ok(Done {
         budget,
         held: held.now,
@@ -136,7 +141,8 @@ pub(crate) fn run(
         heldout: heldout.metrics(),
         progressive: course.progressive(),
         windows: course.points,
-        bands: bands(stream, &*trainee.method),
+        bands,
+        needs_met,
         samples_per_s: stream.train_rows as f64 / seconds.max(1e-9),
     })
 }
@@ -178,24 +184,26 @@ impl Course {
     }
 
     fn progressive(&self) -> Metrics {
-        Metrics {
-            auc: self.histogram.auc(),
-            logloss: self.losses.log_loss(),
-            ne: self.losses.normalized_entropy(),
-        }
+        Metrics { auc: self.histogram.auc(), logloss: self.losses.log_loss(), ne: self.losses.normalized_entropy() }
     }
 }
 
-/// Own dimensions by how often ids occur.
-fn bands(stream: &Stream, method: &dyn Method) -> Vec<Band> {
+/// Own dimensions by how often ids occur, and how well they follow planted needs.
+fn dimensions(stream: &Stream, method: &dyn Method) -> (Vec<Band>, Option<f64>) {
     let mut bands: Vec<(u64, u64)> = Vec::new();
+    // By band: ids with each number of dimensions, those without and those with a need.
+    let mut needs: Vec<BTreeMap<u16, [u64; 2]>> = Vec::new();
     for feature in 0..stream.features.len() {
         let counts = stream.counts(feature);
-        for (&count, dims) in counts.iter().zip(method.own_dims(feature, counts.len())) {
+        for (id, (&count, dims)) in counts.iter().zip(method.own_dims(feature, counts.len())).enumerate() {
             let band = count.max(1).ilog2() as usize;
             bands.resize(bands.len().max(band + 1), (0, 0));
             bands[band].0 += 1;
             bands[band].1 += u64::from(dims);
+            if let Some(&Some(needy)) = stream.needs(feature).get(id) {
+                needs.resize_with(needs.len().max(band + 1), BTreeMap::new);
+                needs[band].entry(dims).or_default()[usize::from(needy)] += 1;
+            }
         }
     }
     let band = |(log, (ids, dims)): (usize, (u64, u64))| Band {
@@ -203,7 +211,21 @@ fn bands(stream: &Stream, method: &dyn Method) -> Vec<Band> {
         ids,
         dims: if ids > 0 { dims as f64 / ids as f64 } else { 0.0 },
     };
-    bands.into_iter().enumerate().map(band).collect()
+    (bands.into_iter().enumerate().map(band).collect(), needs_met(&needs[NEEDS_FROM.min(needs.len())..]))
+}
+
+/// Over all pairs of one id with and one without a need in the same band.
+fn needs_met(bands: &[BTreeMap<u16, [u64; 2]>]) -> Option<f64> {
+    let (mut met, mut pairs) = (0.0, 0.0);
+    for band in bands {
+        let mut below = 0.0;
+        for [without, with] in band.values().map(|ids| ids.map(|count| count as f64)) {
+            met += with * (below + 0.5 * without);
+            below += without;
+        }
+        pairs += below * band.values().map(|ids| ids[1] as f64).sum::<f64>();
+    }
+    (pairs > 0.0).then(|| met / pairs)
 }
 
 #[cfg(test)]
@@ -219,7 +241,7 @@ pub(crate) mod tests {
     /// Labels that follow the ids.
     pub(crate) fn stream(rows: u64) -> Stream {
         let row = |i: u64| {
-            let (a, b) = (super::super::flat::mix(i) % 40, super::super::flat::mix(i ^ 99) % 700);
+            let (a, b) = (super::super::flat::mix(i) % 40, super::super::flat::mix(i ^ 99) % 3000);
             let clicked = (a + b) % 3 == 0;
             (f32::from(u8::from(clicked)), vec![0.5], vec![a, b])
         };
@@ -232,15 +254,31 @@ pub(crate) mod tests {
         let stop = AtomicBool::new(false);
         for name in ["full", "hash", "fiited", "cafe", "dimslab"] {
             let spec: Spec = name.parse().unwrap();
-            let budget = if spec.is_full() { Spec::full_bytes(&stream, 8) } else { 24 << 10 };
+            let budget = if spec.is_full() { Spec::full_bytes(&stream, 8) } else { 56 << 10 };
             let mut runs = (0..2).map(|_| run(&stream, &spec, budget, 5, &setup(), &stop).unwrap());
             let (one, other) = (runs.next().unwrap(), runs.next().unwrap());
-            assert_eq!((one.heldout, &one.windows, &one.bands), (other.heldout, &other.windows, &other.bands), "{name}");
+            assert_eq!(
+                (one.heldout, &one.windows, &one.bands),
+                (other.heldout, &other.windows, &other.bands),
+                "{name}"
+            );
             assert_eq!((one.train_rows, one.test_rows, one.windows.len()), (2700, 300, 6));
             assert!(one.peak <= budget && one.heldout.auc.unwrap() > 0.4, "{name}: {one:?}");
             let ids: u64 = one.bands.iter().map(|band| band.ids).sum();
             assert_eq!(ids, stream.sizes().iter().sum::<usize>() as u64);
         }
+    }
+
+    #[test]
+    fn needs_are_met_as_far_as_dimensions_follow_them() {
+        let band = |ids: &[(u16, [u64; 2])]| ids.iter().copied().collect::<BTreeMap<_, _>>();
+        assert_eq!(needs_met(&[band(&[(0, [5, 0]), (16, [0, 3])])]), Some(1.0));
+        assert_eq!(needs_met(&[band(&[(0, [0, 3]), (4, [5, 0])])]), Some(0.0));
+        assert_eq!(needs_met(&[band(&[(8, [5, 5])]), BTreeMap::new()]), Some(0.5));
+        // Three quarters of the pairs right, the second band without any.
+        assert_eq!(needs_met(&[band(&[(0, [1, 1]), (4, [1, 1])]), band(&[(3, [7, 0])])]), Some(0.5));
+        assert_eq!(needs_met(&[band(&[(0, [2, 0]), (4, [0, 1]), (8, [0, 1])])]), Some(1.0));
+        assert_eq!(needs_met(&[]), None);
     }
 
     #[test]
