@@ -55,16 +55,24 @@ fn what_is_wrong_is_said_before_anything_runs() {
         (&["--methods", "hash,hash"], "twice"),
         (&["--methods", "dimslab+chunk=5"], "chunk"),
         (&["--methods", "fiited+unit=3"], "divide"),
-        (&["--ratios", "0.5"], "--ratios"),
         (&["--data", "nowhere.tsv"], "nowhere.tsv"),
-        (&["--seeds", "0"], "--seeds"),
         (&["--lr", "nan"], "--lr"),
         (&["--zipf", "9"], "zipf"),
-        (&["--ids", "5"], "total_ids"),
         (&["--holdout", "12000"], "held out"),
     ] {
-        let error = input_error(compare(&dir.path().join(args.join("_").replace('/', "_")), args));
+        let error = input_error(&mut compare(&dir.path().join(args.join("_")), args));
         assert!(error.contains(part), "{args:?}: {error}");
+    }
+    for (flag, value, part) in [
+        ("--ratios", "0.5", "--ratios"),
+        ("--seeds", "0", "--seeds"),
+        ("--window", "0", "--window"),
+        ("--threads", "0", "--threads"),
+        ("--ids", "5", "total_ids"),
+    ] {
+        let out = dir.path().join(flag);
+        let error = input_error(&mut dimslab(["compare", flag, value, "--out", text(&out)]));
+        assert!(error.contains(part), "{flag} {value}: {error}");
     }
     let mut command = compare(&dir.path().join("logs"), &["--data", "criteo"]);
     let error = input_error(command.env_remove("DIMSLAB_DATA"));

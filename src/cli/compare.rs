@@ -208,7 +208,7 @@ impl CompareArgs {
         Ok(())
     }
 
-    fn plan(&self) -> Result<Plan, CliError> {
+    fn plan(&self, source: &Source) -> Result<Plan, CliError> {
         let mut methods: Vec<Spec> = Vec::new();
         for name in &self.methods {
             let spec: Spec = name.parse().map_err(failed)?;
@@ -229,7 +229,8 @@ impl CompareArgs {
         ratios.sort_by(f64::total_cmp);
         ratios.dedup();
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Plan { methods, ratios, seeds: (1..=self.seeds).collect(), setup, threads })
+        let one_stream = !matches!(source, Source::Generated { .. });
+        Ok(Plan { methods, ratios, seeds: (1..=self.seeds).collect(), setup, one_stream, threads })
     }
 
     /// What trials of one directory have in common. Methods, ratios and seeds may be added to a grid.
@@ -252,7 +253,8 @@ pub(crate) fn command(args: &CompareArgs) -> Result<Ended, CliError> {
         return Ok(Ended::Whole);
     }
     args.check()?;
-    let (plan, source) = (args.plan()?, args.data.parse::<Source>()?);
+    let source = args.data.parse::<Source>()?;
+    let plan = args.plan(&source)?;
     let settings = args.settings(&source);
     let records = Records::open(&args.out, &settings).map_err(failed)?;
     let stop = signal::stop_flag()?;

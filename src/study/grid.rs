@@ -9,7 +9,7 @@ use super::methods::Spec;
 use super::record::{Cell, Outcome, Record, Records};
 use super::stream::Stream;
 use super::trial::{self, Setup};
-use crate::sync::AtomicBool;
+use crate::sync::{AtomicBool, Ordering};
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) ratios: Vec<f64>,
     pub(crate) seeds: Vec<u64>,
     pub(crate) setup: Setup,
+    /// Every seed has the same stream.
+    pub(crate) one_stream: bool,
     /// Trials at a time.
     pub(crate) threads: usize,
 }
@@ -127,8 +129,12 @@ pub(crate) fn run(
 
 /// One trial's record.
 fn one(plan: &Plan, cell: &Cell, streams: &Streams<'_>, stop: &AtomicBool) -> Result<Record, StudyError> {
+    // Relaxed: the flag alone matters, it publishes no other data.
+    if stop.load(Ordering::Relaxed) {
+        return Err(StudyError::Interrupted);
+    }
     let spec = plan.spec(cell).ok_or_else(|| StudyError::Name(format!("`{}` is not in the plan", cell.method)))?;
-    let stream = streams.of(cell.seed)?;
+    let stream = streams.of(if plan.one_stream { 0 } else { cell.seed })?;
     let budget = (Spec::full_bytes(&stream, plan.setup.dim) as f64 / cell.ratio) as u64;
     let outcome = match trial::run(&stream, spec, budget, cell.seed, &plan.setup, stop) {
         Ok(done) => Outcome::Done(Box::new(done)),
@@ -145,11 +151,11 @@ fn one(plan: &Plan, cell: &Cell, streams: &Streams<'_>, stop: &AtomicBool) -> Re
 mod tests {
     use super::super::trial::tests::{setup, stream};
     use super::*;
-    use crate::sync::{AtomicU64, Ordering};
+    use crate::sync::AtomicU64;
 
     fn plan(threads: usize) -> Plan {
         let methods = ["full", "hash", "small-dim", "dimslab"].map(|name| name.parse().unwrap()).to_vec();
-        Plan { methods, ratios: vec![2.0, 30.0], seeds: vec![1, 2], setup: setup(), threads }
+        Plan { methods, ratios: vec![2.0, 30.0], seeds: vec![1, 2], setup: setup(), one_stream: false, threads }
     }
 
     /// Without what depends on time.
