@@ -7,16 +7,17 @@ use std::str::FromStr;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::error::CliError;
-use crate::cli::values::Layers;
+use crate::cli::values::{DenseOptimizerName, Layers};
 use crate::cli::{Ended, print, signal};
 use crate::data::{Columns, CriteoReader, CsvReader, Generator, GeneratorConfig, RowSource, Truth};
+use crate::dlrm::DenseOptimizer;
 use crate::report::study::{Comparison, write};
 use crate::study::StudyError;
 use crate::study::grid::{self, Plan};
 use crate::study::methods::{METHODS, Spec};
 use crate::study::record::{Record, Records};
 use crate::study::stream::Stream;
-use crate::study::trial::Setup;
+use crate::study::trial::{EPS, Setup};
 
 /// Where the logs lie that may not be redistributed.
 const DATA_VARIABLE: &str = "DIMSLAB_DATA";
@@ -58,7 +59,10 @@ pub(crate) struct CompareArgs {
     /// Learning rate of the embeddings' Adagrad; the default is the best of five for full size on criteo-like
     #[arg(long, default_value_t = 0.06)]
     lr: f32,
-    /// Learning rate of the dense layers' Adagrad
+    /// Update rule of the dense layers
+    #[arg(long, default_value = "adagrad")]
+    dense_optimizer: DenseOptimizerName,
+    /// Learning rate of the dense layers
     #[arg(long, default_value_t = 0.01)]
     dense_lr: f32,
     /// Hidden layers below the interaction
@@ -217,12 +221,17 @@ impl CompareArgs {
             }
             methods.push(spec);
         }
+        let lr = self.dense_lr;
+        let dense = match self.dense_optimizer {
+            DenseOptimizerName::Sgd => DenseOptimizer::Sgd { lr },
+            DenseOptimizerName::Adagrad => DenseOptimizer::Adagrad { lr, eps: EPS, initial_accumulator: 0.0 },
+        };
         let setup = Setup {
             dim: self.dim,
             bottom: self.bottom.0.clone(),
             top: self.top.0.clone(),
             lr: self.lr,
-            dense_lr: self.dense_lr,
+            dense,
             window: self.window,
         };
         let mut ratios = self.ratios.clone();
@@ -239,7 +248,7 @@ impl CompareArgs {
         let generator = source.generator(self, 0).map(|config| format!("{config:?}"));
         serde_json::json!({
             "data": self.data, "generator": generator, "rows": rows, "holdout": holdout, "dim": self.dim,
-            "batch": self.batch, "lr": self.lr, "dense-lr": self.dense_lr, "bottom": self.bottom, "top": self.top,
+            "batch": self.batch, "lr": self.lr, "dense-optimizer": self.dense_optimizer, "dense-lr": self.dense_lr, "bottom": self.bottom, "top": self.top,
             "window": self.window,
         })
     }

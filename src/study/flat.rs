@@ -86,7 +86,9 @@ impl Sums {
         let size = (rows.len() * 2).next_power_of_two().max(4);
         self.slots.clear();
         self.slots.resize(size, 0);
-        (self.rows.clear(), self.counts.clear(), self.gradients.clear());
+        self.rows.clear();
+        self.counts.clear();
+        self.gradients.clear();
         self.dim = dim;
         for (row, gradient) in rows.zip(gradients.chunks_exact(dim)) {
             let mut slot = (u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (size - 1);

@@ -19,13 +19,13 @@ pub(crate) struct Setup {
     pub(crate) top: Vec<usize>,
     /// Learning rate of the embeddings' Adagrad.
     pub(crate) lr: f32,
-    /// Learning rate of the dense layers' Adagrad.
-    pub(crate) dense_lr: f32,
+    /// Optimizer of the dense layers.
+    pub(crate) dense: DenseOptimizer,
     /// Training rows of a window.
     pub(crate) window: u64,
 }
 
-const EPS: f32 = 1e-8;
+pub(crate) const EPS: f32 = 1e-8;
 /// Planted needs are looked for in ids that occur at least 2 to the power of this: the most popular 2,000 of a feature have
 /// them.
 const NEEDS_FROM: usize = 6;
@@ -90,7 +90,7 @@ pub(crate) fn run(
         dim: setup.dim,
         bottom: setup.bottom.clone(),
         top: setup.top.clone(),
-        dense_optimizer: DenseOptimizer::Adagrad { lr: setup.dense_lr, eps: EPS, initial_accumulator: 0.0 },
+        dense_optimizer: setup.dense,
         seed,
         threads: 1,
     };
@@ -235,7 +235,8 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn setup() -> Setup {
-        Setup { dim: 8, bottom: vec![8], top: vec![8], lr: 0.05, dense_lr: 0.02, window: 500 }
+        let dense = DenseOptimizer::Adagrad { lr: 0.02, eps: EPS, initial_accumulator: 0.0 };
+        Setup { dim: 8, bottom: vec![8], top: vec![8], lr: 0.05, dense, window: 500 }
     }
 
     /// Labels that follow the ids.
