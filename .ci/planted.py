@@ -39,12 +39,12 @@ UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
 STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 HANDFUL, NO_UPDATE = "a_handful_of_keys_comes_and_goes", "no_update_is_lost_while_rows_around_come"
 WRITE_ROW = """\
-        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
 """
 ENTER_ROW = """\
         let entered =
-            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
 """
 COUNTED_TWICE = """\
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
@@ -80,13 +80,22 @@ BUGS = [
         "self.superblocks.owner(superblock) == self.number + 1", "superblock > 0",
         "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
     Bug("bug_no_second_look", "src/slab.rs",
-        "if self.lends(superblock) && self.take_word(superblock, magazine) {\n                    self.offer",
+        "if self.lends(superblock) && self.take_words(superblock, magazine) {\n                    self.offer",
         "if false {\n                    self.offer",
         "loom", "slab_never_forgets_a_free_slot"),
     Bug("bug_owner_not_asked_again", "src/slab.rs",
-        "if self.lends(superblock) && self.take_word(superblock, magazine) {\n                    self.offer",
-        "if self.take_word(superblock, magazine) {\n                    self.offer",
+        "if self.lends(superblock) && self.take_words(superblock, magazine) {\n                    self.offer",
+        "if self.take_words(superblock, magazine) {\n                    self.offer",
         "loom", "slab_does_not_lend_from_a_superblock_that_has_moved_on"),
+    Bug("bug_nobody_announces", "src/slab.rs",
+        "if before == 0 && *unoffered", "if before != 0 && *unoffered",
+        "loom", "slab_never_forgets_a_free_slot"),
+    Bug("bug_only_the_last_superblock_announced", "src/slab.rs",
+        "self.announce(std::mem::replace(unoffered, superblock));", "*unoffered = superblock;",
+        "test", "--lib slab::tests::superblocks_whose_slots_are_freed_at_once_are_all_found"),
+    Bug("bug_not_announced_in_time", "src/slab.rs",
+        "                fence(Ordering::SeqCst);\n                reach(Point::Withdrawn);\n", "                reach(Point::Withdrawn);\n",
+        "loom", "slab_never_forgets_a_free_slot"),
     Bug("bug_retired_with_a_slot_in_use", "src/slab.rs",
         "let complete = taken.len() == words.len() &&", "let complete = taken.len() == words.len() ||",
         "loom", "slab_of_two_words_is_not_retired_before_its_last_slot_is_free"),
@@ -120,7 +129,7 @@ BUGS = [
         "slot.fetch_or(FROZEN, Ordering::Acquire)", "slot.load(Ordering::Acquire)",
         "loom", "directory_a_removal_is_not_lost_in_a_split"),
     Bug("bug_insert_past_a_frozen_slot", "src/directory/segment.rs",
-        "            if current & FROZEN != 0 {\n                return Insert::Replace;\n            }\n", "",
+        "                if current & FROZEN != 0 {\n                    return Insert::Replace;\n                }\n", "",
         "loom", "directory_an_insert_heeds_the_freeze"),
     Bug("bug_replacement_not_asked_again", "src/directory/mod.rs",
         "                Find::PerhapsMoved if segment.replacement(tag, guard).is_some() => {}\n", "",
@@ -136,10 +145,10 @@ BUGS = [
         "(1u64 << (32 - segment.reach(guard)))", "(1u64 << (32 - segment.depth))",
         "test", "--lib directory::tests::no_slot_leads_through_a_retired_lower_half"),
     Bug("bug_tag_not_compared_in_find", "src/directory/segment.rs",
-        "            while tag_of(word) == tag\n                && let", "            while let",
+        "                while tag_of(word) == tag\n                    && let", "                while let",
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     Bug("bug_tag_not_compared_in_insert", "src/directory/segment.rs",
-        "            while tag_of(current) == tag_of(word)\n                && let", "            while let",
+        "                while tag_of(current) == tag_of(word)\n                    && let", "                while let",
         "test", "--lib directory::tests::only_rows_of_the_tag_are_asked_about"),
     # ===== Rows
     Bug("bug_no_grace_period", "src/reclaim.rs",
@@ -158,24 +167,23 @@ BUGS = [
         "match visit(at, &self.reclaimer.pin()) {", f"match visit(at, {UNPINNED}) {{",
         "test", STALLED),
     Bug("bug_head_dead_before_it_moved", "src/chain.rs",
-        "copy_words(&claim.record[KEY..], &record[KEY..]);",
-        "copy_words(&claim.record[KEY..], &record[KEY..]);\n        claim.record[0].store(0, Ordering::Release);",
+        "copy_words(&claim.record[HASH..], &record[HASH..]);",
+        "copy_words(&claim.record[HASH..], &record[HASH..]);\n        claim.record[0].store(0, Ordering::Release);",
         "loom", "row_that_moves_is_always_found_and_keeps_every_update"),
     Bug("bug_tail_moves_without_its_last_word", "src/chain.rs",
         "copy_words(self.tails.record(from), self.tails.record(to));",
         "copy_words(&self.tails.record(from)[..TAIL_PAYLOAD], self.tails.record(to));",
         "loom", "chain_an_update_is_not_lost_to_a_tail_that_moves"),
     Bug("bug_leak", "src/reclaim.rs",
-        ".free(index);", ".contains(index);",
+        "free_all(chunks.iter().map(", "free_all(chunks[..0].iter().map(",
         "test", "--test basic every_key_is_legal"),
     Bug("bug_slot_freed_twice", "src/store/round.rs",
         "            retired.push(table.heads, head);\n        }\n",
         "            retired.push(table.heads, head);\n            retired.push(table.heads, head);\n        }\n",
         "test", "--test basic every_key_is_legal"),
     Bug("bug_gradients_of_the_row_beside", "src/store/update.rs",
-        "let grad = &combined.grads[position * dim..(position + 1) * dim];",
-        "let position = (position + 1) % combined.keys.len();\n"
-        "            let grad = &combined.grads[position * dim..(position + 1) * dim];",
+        "let grad = combined.gradient(position, dim, gradient);",
+        "let grad = combined.gradient((position + 1) % combined.hashes.len(), dim, gradient);",
         "test", "--test basic every_key_is_legal"),
     # ===== What only threads that run show: sanitizers under stress
     Bug("bug_no_grace_period_asan", "src/reclaim.rs",
@@ -266,4 +274,5 @@ def main():
     sys.exit(1 if missed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

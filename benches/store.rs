@@ -1,8 +1,8 @@
-//! What the indirection costs: batches of rows from a store against the same rows in one flat array.
+//! Single operations, for a change to be compared with what was before it.
 //!
-//! `cargo bench --bench store`. Memory-bound figures drift on shared machines: compare rows of one run only.
+//! `cargo bench --bench store [-- --save-baseline NAME | --baseline NAME]`. What others are at the same: `benches/rows`.
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dimslab::{Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use std::hint::black_box;
 
@@ -39,21 +39,9 @@ fn gather(criterion: &mut Criterion) {
         let mut out = vec![0f32; BATCH * dim];
         let mut random = 1;
         let store = full_store(dim, chunk);
-        group.bench_function(BenchmarkId::new("store", format!("dim {dim} chunk {chunk}")), |bencher| {
+        group.bench_function(format!("dim {dim} chunk {chunk}"), |bencher| {
             let table = TableId::new(0);
             let read = |keys: Vec<u64>| store.gather(table, &keys, black_box(&mut out)).expect("checked lengths");
-            bencher.iter_batched(|| keys(&mut random), read, BatchSize::SmallInput);
-        });
-        drop(store);
-        // Not zeros: the system would give one page of them for all.
-        let flat = vec![1f32; ROWS as usize * dim];
-        group.bench_function(BenchmarkId::new("flat array", format!("dim {dim} chunk {chunk}")), |bencher| {
-            let read = |keys: Vec<u64>| {
-                for (row, key) in out.chunks_exact_mut(dim).zip(keys) {
-                    row.copy_from_slice(&flat[key as usize * dim..][..dim]);
-                }
-                black_box(&mut out);
-            };
             bencher.iter_batched(|| keys(&mut random), read, BatchSize::SmallInput);
         });
     }

@@ -1,9 +1,12 @@
 //! A row: its head record and the chain of further chunks behind it.
 //!
 //! ```text
-//! head  [ sequence | key low | key high | link | info | row state? | weights | state ]
-//! tail  [ link | info | weights | state ]          link: index of the next tail, 0 at the end
+//! head  [ sequence | hash | info | link? | row state? | weights | state ]      link: only where rows have several chunks
+//! tail  [ link | info | weights | state ]                                      link: the next tail's index, 0 at the end
 //! ```
+//!
+//! The head keeps the lower half of its key's hash. The upper half is the tag under which the directory has the row: the
+//! hash is a permutation ([`crate::hash`]), so the two together are the key.
 //!
 //! The head's sequence word orders everything in the row, tails included: payloads are written, and chunks enter and
 //! leave the chain, under its claim. A row that went (evicted, removed, or moved to another head) is never live again
@@ -14,6 +17,7 @@
 use crate::config::Optimizer;
 use crate::directory::Probe;
 use crate::failpoint::{Point, reach};
+use crate::hash::{join, low};
 use crate::id::{ChunkIndex, Info};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
@@ -22,10 +26,10 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::watch::{LINK_LOAD, LINK_STORE};
 
 /// Positions in a head record; the sequence word is at 0.
-const KEY: usize = 1;
+const HASH: usize = 1;
+const HEAD_INFO: usize = 2;
+/// Where rows have more than one chunk.
 const HEAD_LINK: usize = 3;
-const HEAD_INFO: usize = 4;
-const ROW_STATE: usize = 5;
 /// Positions in a tail record.
 const TAIL_LINK: usize = 0;
 const TAIL_INFO: usize = 1;
@@ -41,18 +45,23 @@ pub(crate) struct RowLayout {
     pub(crate) chunks: usize,
     /// Words of weights and state of one chunk.
     payload: usize,
+    /// Where a head has the state that the row has once, and its payload if there is none.
+    row_state: usize,
     head_payload: usize,
 }
 
 impl RowLayout {
     pub(crate) fn new(dim: usize, chunk: usize, optimizer: &Optimizer) -> RowLayout {
         let chunk = chunk.min(dim);
+        let chunks = dim.div_ceil(chunk);
+        let row_state = if chunks > 1 { HEAD_LINK + 1 } else { HEAD_LINK };
         RowLayout {
             dim,
             chunk,
-            chunks: dim.div_ceil(chunk),
+            chunks,
             payload: chunk + optimizer.chunk_state_words(chunk),
-            head_payload: ROW_STATE + optimizer.row_state_words(),
+            row_state,
+            head_payload: row_state + optimizer.row_state_words(),
         }
     }
 
@@ -134,23 +143,34 @@ impl Chunk<'_> {
 }
 
 impl<'s> Chains<'s> {
-    /// Whether the record at `head` is a live row of `key`.
+    /// Whether the record at `head`, which the directory has under the hash's tag, is a live row of the key that has
+    /// this hash.
     #[inline]
-    pub(crate) fn probe(&self, head: ChunkIndex, key: u64) -> Probe {
-        // Relaxed for the key: it was written before the index was published and stays while the row is live.
-        if self.key(head) != key {
+    pub(crate) fn probe(&self, head: ChunkIndex, hash: u64) -> Probe {
+        if !self.has(head, hash) {
             return Probe::Other;
         }
         // If the row moved, the directory's word, changed before that, is seen next.
         if sequence::is_live(self.heads.record(head)) { Probe::Found } else { Probe::Gone }
     }
 
-    /// The key of the row at `head`.
+    /// Whether the record at `head`, which the directory has or had under the hash's tag, is of the key that has this hash.
     #[inline]
-    pub(crate) fn key(&self, head: ChunkIndex) -> u64 {
-        let record = self.heads.record(head);
-        let (low, high) = (record[KEY].load(Ordering::Relaxed), record[KEY + 1].load(Ordering::Relaxed));
-        u64::from(high) << 32 | u64::from(low)
+    pub(crate) fn has(&self, head: ChunkIndex, hash: u64) -> bool {
+        // Relaxed: it was written before the index was published, and stays until the record is reused.
+        self.heads.record(head)[HASH].load(Ordering::Relaxed) == low(hash)
+    }
+
+    /// The hash of the row at `head`, which the directory has under `tag`.
+    #[inline]
+    pub(crate) fn hash(&self, tag: u32, head: ChunkIndex) -> u64 {
+        join(tag, self.heads.record(head)[HASH].load(Ordering::Relaxed))
+    }
+
+    /// Where a head record says which tail is the first, if its rows have tails.
+    #[inline]
+    fn head_link<'r>(&self, record: &'r [AtomicU32]) -> Option<&'r AtomicU32> {
+        (self.layout.chunks > 1).then(|| &record[HEAD_LINK])
     }
 
     /// Asks the processor for a head record.
@@ -159,10 +179,16 @@ impl<'s> Chains<'s> {
         rowcopy::prefetch_words(self.heads.record(head));
     }
 
+    /// Asks the processor for what a read of a head record touches.
+    #[inline]
+    pub(crate) fn prefetch_weights(&self, head: ChunkIndex) {
+        rowcopy::prefetch_words(&self.heads.record(head)[..self.layout.head_payload + self.layout.chunk]);
+    }
+
     /// Asks the processor for the first tail of a row, once its head is near.
     #[inline]
     pub(crate) fn prefetch_tail(&self, head: ChunkIndex) {
-        if let Some(tail) = self.link(&self.heads.record(head)[HEAD_LINK]) {
+        if let Some(tail) = self.head_link(self.heads.record(head)).and_then(|link| self.link(link)) {
             rowcopy::prefetch_words(self.tails.record(tail));
         }
     }
@@ -180,11 +206,11 @@ impl<'s> Chains<'s> {
     /// than a row can have, so it ends even if a chain changes meanwhile.
     pub(crate) fn peek(&self, rows: &[RowAt], mut visit: impl FnMut(usize, Option<ChunkIndex>, Info)) {
         let heads = || rows.iter().map(|&(_, head)| self.heads.record(head));
-        heads().for_each(|record| rowcopy::prefetch((&raw const record[HEAD_LINK]).cast()));
+        heads().for_each(|record| rowcopy::prefetch((&raw const record[HEAD_INFO]).cast()));
         let mut tails = Vec::with_capacity(rows.len());
         for (position, record) in heads().enumerate() {
             visit(position, None, Info::unpack(record[HEAD_INFO].load(Ordering::Relaxed)));
-            tails.extend(self.ask_for(&record[HEAD_LINK]).map(|tail| (position, tail)));
+            tails.extend(self.head_link(record).and_then(|link| self.ask_for(link)).map(|tail| (position, tail)));
         }
         for _ in 1..self.layout.chunks {
             tails.retain_mut(|(position, tail)| {
@@ -207,20 +233,23 @@ impl<'s> Chains<'s> {
         tail
     }
 
-    /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and leaves the rest as it is.
-    ///
-    /// `clear` is called before each attempt, to put the fallback's values into `out`.
+    /// Copies the weights of all live chunks to their places in `out`, `[dim]`, and returns which these are. What the
+    /// others' places hold then is of no use.
     #[inline]
-    pub(crate) fn read(
-        &self,
-        head: ChunkIndex,
-        out: &mut [f32],
-        mut clear: impl FnMut(&mut [f32]),
-    ) -> Result<Ordinals, Gone> {
+    pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32]) -> Result<Ordinals, Gone> {
         let record = self.heads.record(head);
+        sequence::read(record, || self.copy_weights(record, out))
+    }
+
+    /// Like [`read`](Self::read), of a table whose rows have one chunk at most.
+    #[inline(always)]
+    pub(crate) fn read_single(&self, head: ChunkIndex, out: &mut [f32]) -> Result<(), Gone> {
+        let record = self.heads.record(head);
+        let weights = &record[self.layout.head_payload..self.layout.head_payload + out.len()];
         sequence::read(record, || {
-            clear(out);
-            self.copy_weights(record, out)
+            rowcopy::load(weights, out);
+            reach(Point::RowHalfRead);
+            Some(())
         })
     }
 
@@ -240,7 +269,7 @@ impl<'s> Chains<'s> {
         };
         put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
         reach(Point::RowHalfRead);
-        let mut link = &record[HEAD_LINK];
+        let Some(mut link) = self.head_link(record) else { return Some(live) };
         while let Some(tail) = self.link(link) {
             let record = self.tails.record(tail);
             link = &record[TAIL_LINK];
@@ -267,11 +296,11 @@ impl<'s> Chains<'s> {
     pub(crate) fn chunks(&self, claim: &Claim<'s>) -> impl Iterator<Item = Chunk<'s>> + use<'_, 's> {
         let (head, tails, payload) = (claim.record, self.tails, self.layout.head_payload);
         let first = Chunk { tail: None, info: &head[HEAD_INFO], payload: &head[payload..] };
-        let mut next = ChunkIndex::from_raw(head[HEAD_LINK].load(Ordering::Relaxed));
+        let mut next = self.head_link(head).and_then(named);
         let rest = std::iter::from_fn(move || {
-            let tail = next?;
+            let (_, tail) = next?;
             let record = tails.record(tail);
-            next = ChunkIndex::from_raw(record[TAIL_LINK].load(Ordering::Relaxed));
+            next = named(&record[TAIL_LINK]);
             Some(Chunk { tail: Some(tail), info: &record[TAIL_INFO], payload: &record[TAIL_PAYLOAD..] })
         });
         std::iter::once(first).chain(rest)
@@ -287,28 +316,28 @@ impl<'s> Chains<'s> {
     /// The word of state that the row has once, if its optimizer keeps one.
     #[inline]
     pub(crate) fn row_state<'c>(&self, claim: &'c Claim<'s>) -> Option<&'c AtomicU32> {
-        (self.layout.head_payload > ROW_STATE).then(|| &claim.record[ROW_STATE])
+        (self.layout.head_payload > self.layout.row_state).then(|| &claim.record[self.layout.row_state])
     }
 
     /// Writes a new row into a record that nobody else can reach yet.
-    pub(crate) fn init_head(&self, head: ChunkIndex, key: u64, row_state: f32, chunk: &NewChunk<'_>) {
+    pub(crate) fn init_head(&self, head: ChunkIndex, hash: u64, row_state: f32, chunk: &NewChunk<'_>) {
         let record = self.heads.record(head);
         // Relaxed throughout: published with the index, by the directory's Release.
-        record[KEY].store(key as u32, Ordering::Relaxed);
-        record[KEY + 1].store((key >> 32) as u32, Ordering::Relaxed);
-        record[HEAD_LINK].store(0, Ordering::Relaxed);
+        record[HASH].store(low(hash), Ordering::Relaxed);
         record[HEAD_INFO].store(chunk.info.pack(), Ordering::Relaxed);
-        if self.layout.head_payload > ROW_STATE {
-            record[ROW_STATE].store(row_state.to_bits(), Ordering::Relaxed);
+        if let Some(link) = self.head_link(record) {
+            link.store(0, Ordering::Relaxed);
+        }
+        if self.layout.head_payload > self.layout.row_state {
+            record[self.layout.row_state].store(row_state.to_bits(), Ordering::Relaxed);
         }
         rowcopy::store(chunk.payload, &record[self.layout.head_payload..]);
         sequence::start(record);
     }
 
-    /// Gives back a head that was written and could not be published.
+    /// Ends a head that was written and could not be published. Its record is the caller's to free.
     pub(crate) fn discard_head(&self, head: ChunkIndex) {
         sequence::end_unpublished(self.heads.record(head));
-        self.heads.free(head);
     }
 
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
@@ -333,8 +362,9 @@ impl<'s> Chains<'s> {
         left: impl FnOnce(usize),
     ) -> Shrunk {
         let (mut taken, mut stay) = (0, 0);
-        let mut link = &claim.record[HEAD_LINK];
-        while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
+        let first = self.head_link(claim.record);
+        let mut next = first;
+        while let Some((link, tail)) = next.and_then(named) {
             let record = self.tails.record(tail);
             if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
                 link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
@@ -342,7 +372,7 @@ impl<'s> Chains<'s> {
                 retire(tail);
                 taken += 1;
             } else {
-                link = &record[TAIL_LINK];
+                next = Some(&record[TAIL_LINK]);
                 stay += 1;
             }
         }
@@ -352,7 +382,7 @@ impl<'s> Chains<'s> {
         }
         taken += 1;
         left(stay);
-        let Some(tail) = ChunkIndex::from_raw(claim.record[HEAD_LINK].load(Ordering::Relaxed)) else {
+        let Some((link, tail)) = first.and_then(named) else {
             claim.kill();
             return Shrunk { taken, row_gone: true };
         };
@@ -360,7 +390,7 @@ impl<'s> Chains<'s> {
         let record = self.tails.record(tail);
         copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
+        link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
         retire(tail);
         Shrunk { taken, row_gone: false }
     }
@@ -384,7 +414,7 @@ impl<'s> Chains<'s> {
     /// it has, the old head is dead and the caller's to retire. Readers that wait for the claim then ask the directory.
     pub(crate) fn relocate_head(&self, mut claim: Claim<'s>, to: ChunkIndex, publish: impl FnOnce() -> bool) -> bool {
         let record = self.heads.record(to);
-        copy_words(&claim.record[KEY..], &record[KEY..]);
+        copy_words(&claim.record[HASH..], &record[HASH..]);
         sequence::start(record);
         reach(Point::HeadCopied);
         let published = publish();
@@ -396,6 +426,13 @@ impl<'s> Chains<'s> {
         }
         published
     }
+}
+
+/// The tail that a link of a claimed row names, beside the link.
+#[inline]
+fn named(link: &AtomicU32) -> Option<(&AtomicU32, ChunkIndex)> {
+    // Relaxed: under the claim.
+    ChunkIndex::from_raw(link.load(Ordering::Relaxed)).map(|tail| (link, tail))
 }
 
 fn copy_words(from: &[AtomicU32], to: &[AtomicU32]) {

@@ -171,7 +171,7 @@ impl TableConfig {
         }
     }
 
-    /// Dimensions of a chunk: 4, 8, 16 or 32. Small chunks follow a row's needs closely; large ones cost less beside
+    /// Dimensions of a chunk: 4, 8, 16, 32, 64 or 128. Small chunks follow a row's needs closely; large ones cost less beside
     /// the weights (12 bytes for the row's first chunk, 8 for each further one). Defaults to
     /// [`DEFAULT_CHUNK`](Self::DEFAULT_CHUNK); a table of fewer dimensions has one shorter chunk.
     #[must_use]
@@ -214,8 +214,8 @@ impl TableConfig {
         if !DIM_RANGE.contains(&self.dim) {
             return fail("the dimension", self.dim.to_string(), "1 to 1024");
         }
-        if ![4, 8, 16, 32].contains(&self.chunk) {
-            return fail("the chunk size", self.chunk.to_string(), "4, 8, 16 or 32 dimensions");
+        if ![4, 8, 16, 32, 64, 128].contains(&self.chunk) {
+            return fail("the chunk size", self.chunk.to_string(), "4, 8, 16, 32, 64 or 128 dimensions");
         }
         if let Init::Uniform { bound } = self.init
             && !(bound.is_finite() && bound >= 0.0)

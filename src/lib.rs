@@ -51,6 +51,9 @@
 //!
 //! With `default-features = false` there is only the store.
 
+#[cfg(all(feature = "bench-internals", not(any(loom, shuttle))))]
+#[doc(hidden)]
+pub mod bench;
 mod budget;
 mod chain;
 #[cfg(all(feature = "cli", not(loom)))]
@@ -63,12 +66,14 @@ mod directory;
 pub mod dlrm;
 mod error;
 mod failpoint;
+mod hash;
 mod id;
 mod importance;
 #[cfg(all(fuzzing, not(loom)))]
 mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod magazine;
 mod optim;
 mod reclaim;
 mod region;

@@ -3,11 +3,6 @@
 use crate::config::Optimizer;
 use crate::simd::{AdamStep, Kernels};
 
-/// Most dimensions of a chunk.
-pub(crate) const CHUNK_MAX: usize = 32;
-/// Most words of a chunk's payload: weights, two moments, one counter.
-pub(crate) const PAYLOAD_MAX: usize = CHUNK_MAX * 3 + 1;
-
 impl Optimizer {
     /// Words of state beside the `dims` weights of a chunk.
     pub(crate) fn chunk_state_words(&self, dims: usize) -> usize {

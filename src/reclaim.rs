@@ -2,7 +2,8 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::slab::{Magazine, Slab};
+use crate::magazine::Magazine;
+use crate::slab::Slab;
 use crate::superblocks::AllocError;
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
@@ -61,6 +62,11 @@ impl<'s> Magazines<'s> {
     pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {
         self.slabs.get(slab).alloc_existing(&mut self.each[slab], guard)
     }
+
+    /// Frees a record that was never published.
+    pub(crate) fn free(&mut self, slab: usize, index: ChunkIndex) {
+        self.slabs.get(slab).free_into(&mut self.each[slab], index);
+    }
 }
 
 impl Drop for Magazines<'_> {
@@ -74,6 +80,7 @@ impl Drop for Magazines<'_> {
 pub(crate) struct Retired<'a> {
     slabs: &'a Arc<Slabs>,
     guard: &'a Guard,
+    /// The slab of each, and the record.
     chunks: Vec<(u32, ChunkIndex)>,
 }
 
@@ -92,8 +99,10 @@ impl Drop for Retired<'_> {
         if self.chunks.is_empty() {
             return;
         }
-        let (slabs, chunks) = (self.slabs, std::mem::take(&mut self.chunks));
+        let (slabs, mut chunks) = (self.slabs, std::mem::take(&mut self.chunks));
         let bytes: u64 = chunks.iter().map(|&(slab, _)| slabs.get(slab as usize).record_bytes()).sum();
+        // Those of one slab together, and those that share a word of its bits.
+        chunks.sort_unstable();
         slabs.retired.fetch_add(bytes, Ordering::Relaxed);
         reach(Point::RecordsRetired);
         // Weak, so that a store's memory goes with the store, not with the last thread that used it.
@@ -103,12 +112,11 @@ impl Drop for Retired<'_> {
         unsafe {
             self.guard.defer_unchecked(move || {
                 if let Some(slabs) = slabs.upgrade() {
-                    for (slab, index) in chunks {
-                        reach(Point::RecordFreeing);
-                        let slab = slabs.get(slab as usize);
-                        slab.free(index);
-                        slabs.retired.fetch_sub(slab.record_bytes(), Ordering::Relaxed);
+                    reach(Point::RecordFreeing);
+                    for chunks in chunks.chunk_by(|one, next| one.0 == next.0) {
+                        slabs.get(chunks[0].0 as usize).free_all(chunks.iter().map(|(_, index)| index));
                     }
+                    slabs.retired.fetch_sub(bytes, Ordering::Relaxed);
                 }
             });
         }

@@ -133,6 +133,12 @@ pub(crate) fn read<T>(record: &[AtomicU32], mut copy: impl FnMut() -> Option<T>)
         }
         spin_wait(attempt);
     }
+    read_claimed(record, copy)
+}
+
+/// The way out for a reader that is always overtaken.
+#[cold]
+fn read_claimed<T>(record: &[AtomicU32], mut copy: impl FnMut() -> Option<T>) -> Result<T, Gone> {
     let _claim = claim(record)?;
     copy().ok_or(Gone)
 }

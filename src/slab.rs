@@ -4,8 +4,9 @@
 //! superblock   [ free bits, one per slot | record 0 | record 1 | ... ]      all 32-bit words
 //! ```
 //!
-//! A set bit is a free slot. A thread takes all free slots of one word of bits at once into a [`Magazine`], with one
-//! atomic swap, and gives records back by setting their bits: no links through the records, so no ABA.
+//! A set bit is a free slot. A thread takes all free slots of a few words of bits into a [`Magazine`], each word with one
+//! atomic swap, and gives records back by setting their bits, those that share a word at once: no links through the
+//! records, so no ABA.
 //!
 //! Conservation, for every slab: `slots * superblocks = free bits + slots in magazines + live + retired`.
 //!
@@ -17,20 +18,17 @@
 
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::magazine::{MAGAZINE, Magazine};
 use crate::region::FIRST_SUPERBLOCK;
 use crate::superblocks::{AllocError, EVACUATING, RETIRED, Superblocks, zeroed_bits};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::watch;
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
 
-/// Free slots of one word of bits that one thread holds. Give the rest back with [`Slab::flush`].
-#[derive(Debug, Default)]
-pub(crate) struct Magazine {
-    superblock: u32,
-    word: u32,
-    bits: u32,
-}
+/// Not beside what is only read.
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// All records of `record_words` 32-bit words.
 pub(crate) struct Slab {
@@ -45,8 +43,13 @@ pub(crate) struct Slab {
     first_record: usize,
     /// Superblocks this slab's indices can name: below this number.
     limit: u32,
+    /// Most records that a thread takes from the bits at once, but for the rest of a word, and half of what it keeps of
+    /// freed ones.
+    batch: usize,
     /// A set bit: the superblock is ours and had a free slot when last seen.
     available: Box<[AtomicU64]>,
+    /// The word of bits where the next search begins, in whichever superblock. Relaxed: a hint; a search goes round.
+    cursor: Apart<AtomicU32>,
     superblocks: Arc<Superblocks>,
 }
 
@@ -71,7 +74,11 @@ impl Slab {
             header_words: slots.div_ceil(32) as usize,
             first_record: first_record(slots),
             limit: superblocks.end().min(1 << (ChunkIndex::BITS - slot_bits)),
+            // Of small superblocks one word, however few slots are free in it: what idles in magazines is not to keep
+            // others from growing.
+            batch: if slots < 1024 { 1 } else { (slots as usize / 16).min(MAGAZINE / 2) },
             available: zeroed_bits(superblocks.end()),
+            cursor: Apart(AtomicU32::new(0)),
             superblocks,
         }
     }
@@ -128,43 +135,50 @@ impl Slab {
     /// `_guard`: see the module documentation on the grace period.
     #[inline]
     pub(crate) fn alloc(&self, magazine: &mut Magazine, guard: &Guard) -> Result<ChunkIndex, AllocError> {
-        if magazine.bits == 0 {
-            self.refill(magazine, guard)?;
+        let index = match magazine.pop() {
+            Some(index) => index,
+            None => self.refill(magazine, guard)?,
+        };
+        if watch::ON {
+            watch::taken(self.record(index));
         }
-        let bit = magazine.bits.trailing_zeros();
-        magazine.bits &= magazine.bits - 1;
-        let index = self.index(magazine.superblock, magazine.word * 32 + bit);
-        watch::taken(self.record(index));
         Ok(index)
     }
 
     /// Like [`alloc`](Self::alloc), but only from superblocks that are there already.
     pub(crate) fn alloc_existing(&self, magazine: &mut Magazine, guard: &Guard) -> Option<ChunkIndex> {
-        if magazine.bits == 0 && !self.refill_existing(magazine, guard) {
+        if magazine.len() == 0 && !self.refill_existing(magazine, guard) {
             return None;
         }
         self.alloc(magazine, guard).ok()
     }
 
     #[cold]
-    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<(), AllocError> {
-        if self.refill_existing(magazine, guard) { Ok(()) } else { self.commit(magazine) }
+    fn refill(&self, magazine: &mut Magazine, guard: &Guard) -> Result<ChunkIndex, AllocError> {
+        if !self.refill_existing(magazine, guard) {
+            self.commit(magazine)?;
+        }
+        Ok(magazine.pop().expect("filled just now"))
     }
 
-    /// Takes a word of free slots from the lowest superblock that has one.
+    /// Takes free slots from the lowest superblock that has any.
     fn refill_existing(&self, magazine: &mut Magazine, _guard: &Guard) -> bool {
+        magazine.batch = (2 * magazine.batch).min(self.batch);
         for (position, available) in self.available.iter().enumerate() {
             // Relaxed: only a hint; the look after `withdraw` decides.
             let mut candidates = available.load(Ordering::Relaxed);
             while candidates != 0 {
                 let superblock = position as u32 * 64 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
-                if self.lends(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_words(superblock, magazine) {
                     return true;
                 }
                 self.withdraw(superblock);
+                // Acquires what the `offer` before it released. And pairs with the fence in `announce`: either that sees
+                // the bit cleared, or the look below sees the slots.
+                fence(Ordering::SeqCst);
                 reach(Point::Withdrawn);
-                if self.lends(superblock) && self.take_word(superblock, magazine) {
+                if self.lends(superblock) && self.take_words(superblock, magazine) {
                     self.offer(superblock);
                     return true;
                 }
@@ -185,33 +199,46 @@ impl Slab {
         self.superblocks.owner(superblock) == self.number + 1
     }
 
-    fn take_word(&self, superblock: u32, magazine: &mut Magazine) -> bool {
-        for (word, bits) in self.free_bits(superblock).iter().enumerate() {
+    /// Fills an empty magazine with the free slots of as many words as make a batch, or of all that have some.
+    fn take_words(&self, superblock: u32, magazine: &mut Magazine) -> bool {
+        let words = self.free_bits(superblock);
+        // Words before the cursor had no free slots a moment ago.
+        let start = self.cursor.0.load(Ordering::Relaxed) as usize % words.len();
+        for word in (start..words.len()).chain(0..start) {
             // Relaxed: only a hint; the swap decides.
-            if bits.load(Ordering::Relaxed) == 0 {
+            if words[word].load(Ordering::Relaxed) == 0 {
                 continue;
             }
             reach(Point::SlotsSeen);
-            // Acquire: pairs with the Release in `free`, so the last owner's use of the records is over.
-            let taken = bits.swap(0, Ordering::Acquire);
-            if taken != 0 {
-                *magazine = Magazine { superblock, word: word as u32, bits: taken };
-                reach(Point::SlotsTaken);
-                return true;
+            // Acquire: pairs with the Release in `free_word`, so the last owner's use of the records is over.
+            let taken = words[word].swap(0, Ordering::Acquire);
+            self.load(magazine, superblock, word, taken);
+            if magazine.len() >= magazine.batch {
+                self.cursor.0.store(word as u32, Ordering::Relaxed);
+                break;
             }
         }
-        false
+        magazine.reverse();
+        if magazine.len() > 0 {
+            reach(Point::SlotsTaken);
+        }
+        magazine.len() > 0
     }
 
-    /// Clears the superblock's `available` bit. The caller looks at the free bits once more afterwards: a `free` whose
-    /// `offer` came before this in the bit's modification order is seen by that look (Acquire here, Release there; all
-    /// that comes between is read-modify-writes); one that comes after sets the bit again.
+    /// Adds the slots of one word of bits to a magazine.
+    fn load(&self, magazine: &mut Magazine, superblock: u32, word: usize, bits: u32) {
+        magazine.fill(self.index(superblock, word as u32 * 32).raw(), bits);
+    }
+
+    /// Clears the superblock's `available` bit. Who looks for slots puts a fence behind it and looks at the free bits once
+    /// more: an `offer` that came before this in the bit's modification order is acquired by the fence (all that comes
+    /// between is read-modify-writes), so that look sees what was freed; one that comes after sets the bit again.
     fn withdraw(&self, superblock: u32) {
-        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Acquire);
+        self.available[superblock as usize / 64].fetch_and(!(1 << (superblock % 64)), Ordering::Relaxed);
     }
 
     fn offer(&self, superblock: u32) {
-        // Release: pairs with the Acquire in `withdraw`.
+        // Release: pairs with the fence after `withdraw`.
         self.available[superblock as usize / 64].fetch_or(1 << (superblock % 64), Ordering::Release);
     }
 
@@ -219,42 +246,117 @@ impl Slab {
         let superblock = self.superblocks.acquire(self.number, self.limit)?;
         reach(Point::SuperblockAcquired);
         watch::freed(&self.superblocks.words(superblock)[self.header_words..]);
-        for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(1) {
-            // Release: pairs with the Acquire swap in `take_word`, so that the superblock was decommitted before. Not left
-            // to `offer`, because a late one of an earlier time may have drawn another thread here already.
+        // The first words go to this thread.
+        let first = magazine.batch.div_ceil(32).min(self.header_words);
+        for (word, bits) in self.free_bits(superblock).iter().enumerate().skip(first) {
+            // Release: pairs with the Acquire swap in `take_words`, so that the superblock was decommitted before. Not
+            // left to `offer`, because a late one of an earlier time may have drawn another thread here already.
             bits.store(self.mask(word), Ordering::Release);
             reach(Point::SuperblockHalfCommitted);
         }
-        *magazine = Magazine { superblock, word: 0, bits: self.mask(0) };
+        (0..first).for_each(|word| self.load(magazine, superblock, word, self.mask(word)));
+        magazine.reverse();
+        self.cursor.0.store(first as u32, Ordering::Relaxed);
         self.offer(superblock);
         Ok(())
     }
 
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
-        let bits = std::mem::take(&mut magazine.bits);
-        if bits != 0 {
-            self.free_slots(magazine.superblock, magazine.word as usize, bits);
-        }
+        self.put_back(magazine.first(magazine.len()));
+        magazine.remove_first(magazine.len());
     }
 
     /// Frees a record that no thread can reach any more (never published, or after its grace period).
     pub(crate) fn free(&self, index: ChunkIndex) {
-        watch::freed(self.record(index));
+        self.free_all([index].iter());
+    }
+
+    /// [Frees](Self::free) several records.
+    pub(crate) fn free_all<'r>(&self, records: impl Iterator<Item = &'r ChunkIndex> + Clone) {
+        records.clone().for_each(|&index| self.close(index));
+        self.put_back(records);
+    }
+
+    /// [Frees](Self::free) a record into a magazine, from where it is had next.
+    #[inline]
+    pub(crate) fn free_into(&self, magazine: &mut Magazine, index: ChunkIndex) {
+        self.close(index);
+        if magazine.len() >= 2 * self.batch.max(16) {
+            self.unload(magazine);
+        }
+        magazine.push(index);
+    }
+
+    /// Puts back the half of a magazine that was freed first.
+    #[cold]
+    fn unload(&self, magazine: &mut Magazine) {
+        let half = magazine.len() / 2;
+        self.put_back(magazine.first(half));
+        magazine.remove_first(half);
+    }
+
+    /// Nobody uses the record from now on.
+    #[inline]
+    fn close(&self, index: ChunkIndex) {
+        if watch::ON {
+            watch::freed(self.record(index));
+        }
         // Whoever still reads it does not find what was there; the sequence word's count goes on.
         #[cfg(fuzzing)]
         self.record(index)[1..].iter().for_each(|word| word.store(0x7EAD_7EAD, Ordering::Relaxed));
-        let slot = self.slot_of(index);
-        self.free_slots(self.superblock_of(index), slot as usize / 32, 1 << (slot % 32));
+        let _ = index;
     }
 
-    fn free_slots(&self, superblock: u32, word: usize, bits: u32) {
-        // Release: pairs with the Acquire swap in `take_word`.
-        let before = self.free_bits(superblock)[word].fetch_or(bits, Ordering::Release);
+    /// Marks slots free, those that follow each other in one word at once.
+    fn put_back<'r>(&self, records: impl Iterator<Item = &'r ChunkIndex>) {
+        // The index of the word's first slot, and the bits of the slots met there.
+        let (mut word, mut bits) = (0, 0u32);
+        let mut unoffered = 0;
+        for &index in records {
+            let bit = self.slot_of(index) % 32;
+            if index.raw() - bit != word {
+                self.free_word(word, bits, &mut unoffered);
+                (word, bits) = (index.raw() - bit, 0);
+            }
+            debug_assert_eq!(bits >> bit & 1, 0, "{index:?} freed twice");
+            bits |= 1 << bit;
+        }
+        self.free_word(word, bits, &mut unoffered);
+        self.announce(unoffered);
+    }
+
+    /// Marks slots of one word free; `first` is the index of the word's first slot. A superblock that is to be announced
+    /// afterwards is left in `unoffered`; the one before it is announced.
+    fn free_word(&self, first: u32, bits: u32, unoffered: &mut u32) {
+        let Some(first) = ChunkIndex::from_raw(first) else { return };
+        let superblock = self.superblock_of(first);
+        // Release: pairs with the Acquire swap in `take_words`.
+        let word = self.slot_of(first) / 32;
+        let before = self.free_bits(superblock)[word as usize].fetch_or(bits, Ordering::Release);
         debug_assert_eq!(before & bits, 0, "slot freed twice in superblock {superblock}");
         reach(Point::SlotsPutBack);
-        // Even if the superblock is being emptied: whether that is over cannot be told here, and `lends` asks.
-        self.offer(superblock);
+        // What was had a moment ago is likelier to be in the cache than what lies behind it.
+        if word < self.cursor.0.load(Ordering::Relaxed) {
+            self.cursor.0.store(word, Ordering::Relaxed);
+        }
+        // If it had free slots already, whoever freed the first of them announces it.
+        if before == 0 && *unoffered != superblock {
+            self.announce(std::mem::replace(unoffered, superblock));
+        }
+    }
+
+    /// Offers a superblock that has got free slots, unless it is offered already. (0 is none.) Even if the superblock is
+    /// being emptied: whether that is over cannot be told here, and `lends` asks.
+    fn announce(&self, superblock: u32) {
+        if superblock == 0 {
+            return;
+        }
+        // Pairs with the fence after `withdraw`: either we see the bit cleared, or the look after that sees the slots.
+        fence(Ordering::SeqCst);
+        if self.available[superblock as usize / 64].load(Ordering::Relaxed) >> (superblock % 64) & 1 == 0 {
+            self.offer(superblock);
+        }
     }
 
     /// Whether a slot is marked free.
@@ -307,7 +409,7 @@ impl Slab {
         let words = self.free_bits(superblock);
         let mut taken = Vec::with_capacity(words.len());
         for (word, bits) in words.iter().enumerate() {
-            // Acquire: pairs with the Release in `free_slots`, so every record's last use is over.
+            // Acquire: pairs with the Release in `free_word`, so every record's last use is over.
             let bits = bits.swap(0, Ordering::Acquire);
             taken.push(bits);
             reach(Point::SuperblockHalfRetired);
@@ -317,9 +419,11 @@ impl Slab {
         }
         let complete = taken.len() == words.len() && taken[words.len() - 1] == self.mask(words.len() - 1);
         if !complete {
+            let mut unoffered = 0;
             for (word, &bits) in taken.iter().enumerate().filter(|&(_, &bits)| bits != 0) {
-                self.free_slots(superblock, word, bits);
+                self.free_word(self.index(superblock, word as u32 * 32).raw(), bits, &mut unoffered);
             }
+            self.announce(unoffered);
             return false;
         }
         // Relaxed: see `owns`.
@@ -409,6 +513,19 @@ mod tests {
         slab.stop_evacuating(1);
         slab.flush(&mut magazine);
         assert_eq!(slab.alloc(&mut magazine, &handle.pin()).unwrap(), first[3]);
+    }
+
+    #[test]
+    fn superblocks_whose_slots_are_freed_at_once_are_all_found() {
+        let (_, slab) = slab(3, 100);
+        let handle = Collector::new().register();
+        let mut magazine = Magazine::default();
+        let all: Vec<_> = (0..3 * slab.slots()).map(|_| slab.alloc(&mut magazine, &handle.pin()).unwrap()).collect();
+        assert!(slab.alloc_existing(&mut magazine, &handle.pin()).is_none());
+        let of_each: Vec<_> = all.into_iter().step_by(slab.slots() as usize).collect();
+        slab.free_all(of_each.iter());
+        let found: Vec<_> = std::iter::from_fn(|| slab.alloc_existing(&mut magazine, &handle.pin())).collect();
+        assert_eq!(found, of_each);
     }
 
     #[test]

@@ -20,6 +20,9 @@ compile_error!("sanitizers do not see into assembly: they need --cfg dimslab_ato
 pub(crate) const LINK_STORE: Ordering = if cfg!(dimslab_tsan) { Ordering::Release } else { Ordering::Relaxed };
 pub(crate) const LINK_LOAD: Ordering = if cfg!(dimslab_tsan) { Ordering::Acquire } else { Ordering::Relaxed };
 
+/// Whether anybody is told: without, not even where a record is has to be found out.
+pub(crate) const ON: bool = cfg!(any(dimslab_asan, dimslab_tsan));
+
 /// Words from the start of a record to the start of the next.
 pub(crate) const fn padded(words: usize) -> usize {
     if cfg!(dimslab_asan) { (words.div_ceil(2) + 1) * 2 } else { words }
@@ -97,7 +100,8 @@ mod asan {
 mod tests {
     use crate::budget::Budget;
     use crate::id::ChunkIndex;
-    use crate::slab::{Magazine, Slab};
+    use crate::magazine::Magazine;
+    use crate::slab::Slab;
     use crate::superblocks::Superblocks;
     use crate::sync::Ordering;
     use crossbeam_epoch::{Collector, LocalHandle};

@@ -1,30 +1,11 @@
 //! FBGEMM #4154: memory for every row is asked of the general allocator, one row at a time. Here rows are records of a
 //! slab, and only directory segments and a call's scratch are on the heap.
 
+mod counting;
+
+use counting::ALLOCATIONS;
 use dimslab::{Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: all of it is the system's allocator, counted.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use std::sync::atomic::Ordering;
 
 // Catches: an allocation for each row made, trained or read, and more than a removal by hand has today.
 #[test]

@@ -1,32 +1,13 @@
 //! A training step in a program that has warmed up asks the general allocator for nothing.
 #![cfg(all(feature = "train", not(loom)))]
 
+mod counting;
+
+use counting::ALLOCATIONS;
 use dimslab::data::Batch;
 use dimslab::dlrm::{DenseOptimizer, Dlrm, DlrmConfig};
 use dimslab::{Optimizer, Policy, Store, StoreConfig, TableConfig};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: all of it is the system's allocator, counted.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use std::sync::atomic::Ordering;
 
 const FEATURES: usize = 5;
 const DIM: usize = 12;

@@ -1,7 +1,7 @@
 //! Hash of a key to the row's head chunk: the virtual-hash to physical-index indirection of one table.
 //!
 //! ```text
-//! root node, 64 slots ──► node, 64 slots ──► node                 chosen by 6 bits of the tag each
+//! root, 64 slots ──► node, 16 slots ──► node                      chosen by 6 bits of the tag, then by 4 each
 //!        │                      │
 //!        └─► segment ◄──────────┘  prefix of d bits; found from all slots that begin with it
 //!              └─► buckets of 8 row words, one cache line each: [tag 32 | frozen 1 | head index 31]
@@ -22,19 +22,28 @@ mod segment;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
 use crossbeam_epoch::{Guard, Pointable, Shared};
+pub(crate) use segment::Near;
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 use std::sync::Arc;
 
-/// Bits of the tag that one level of nodes consumes.
+/// Bits of the tag that the root consumes, and each level of nodes below. A new node leads to two segments only, so
+/// that its size counts: with nodes as large as the root all tables that have just come to one more level would have a
+/// byte a row more.
 #[cfg(not(any(loom, shuttle, fuzzing)))]
-const NODE_BITS: u32 = 6;
+const ROOT_BITS: u32 = 6;
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+const NODE_BITS: u32 = 4;
+#[cfg(fuzzing)]
+const ROOT_BITS: u32 = 2;
 #[cfg(fuzzing)]
 const NODE_BITS: u32 = 2;
 #[cfg(any(loom, shuttle))]
+const ROOT_BITS: u32 = 1;
+#[cfg(any(loom, shuttle))]
 const NODE_BITS: u32 = 1;
-const NODE_SLOTS: usize = 1 << NODE_BITS;
 /// Pointer tag of a slot that leads to a node rather than to a segment.
 const NODE: usize = 1;
 
@@ -55,20 +64,87 @@ pub(crate) enum Inserted {
     Exists(ChunkIndex),
 }
 
+type Slot = Atomic<Segment>;
+
+const ROOT_BYTES: u64 = size_of::<[Slot; 1 << ROOT_BITS]>() as u64;
 const NODE_BYTES: u64 = size_of::<Node>() as u64;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
 struct Node {
-    slots: [Atomic<Segment>; NODE_SLOTS],
+    slots: [Slot; 1 << NODE_BITS],
 }
 
 // A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
 const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >= 2);
 
+/// Bits of the tag whose slots, of the root and the nodes below, are few enough to be near all the time.
+const NEAR_BITS: u32 = ROOT_BITS + NODE_BITS;
+
+impl Node {
+    /// The slot that leads on to `tag`, of a node that `bits` bits have led to; and to so many more.
+    #[inline]
+    fn slot(&self, tag: u32, bits: &mut u32) -> &Slot {
+        *bits += NODE_BITS;
+        &self.slots[(tag >> (32 - *bits)) as usize % (1 << NODE_BITS)]
+    }
+}
+
+/// The node that a slot leads to, if what it holds is one.
+#[inline]
+fn node_of<'d>(_slot: &'d Slot, there: Shared<'_, Segment>) -> Option<&'d Node> {
+    // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory, and so as the slot that leads to them.
+    (there.tag() == NODE).then(|| unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() })
+}
+
+/// A look-up on its way, in steps each of which asks for the line that the next one reads: the slot that leads to the
+/// segment, the segment, the tag's bucket. Many look-ups abreast wait for memory together.
+#[derive(Clone, Copy)]
+pub(crate) struct Approach<'g> {
+    slot: &'g Slot,
+    bits: u32,
+}
+
+impl<'g> Approach<'g> {
+    /// The segment of `tag`.
+    #[inline]
+    pub(crate) fn segment(self, tag: u32, guard: &'g Guard) -> Arrival<'g> {
+        let Approach { mut slot, mut bits } = self;
+        // Acquire: as in `Directory::place`.
+        let mut there = slot.load(Ordering::Acquire, guard);
+        while let Some(node) = node_of(slot, there) {
+            slot = node.slot(tag, &mut bits);
+            there = slot.load(Ordering::Acquire, guard);
+        }
+        // SAFETY: as in `Directory::segment`.
+        let segment = unsafe { there.deref() };
+        rowcopy::prefetch((&raw const *segment).cast());
+        Arrival { segment }
+    }
+}
+
+/// See [`Approach`].
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'g> {
+    segment: &'g Segment,
+}
+
+impl<'g> Arrival<'g> {
+    /// The bucket of `tag`.
+    #[inline]
+    pub(crate) fn bucket(self, tag: u32, guard: &'g Guard) -> Near<'g> {
+        let mut segment = self.segment;
+        while let Some(newer) = segment.replacement(tag, guard) {
+            // SAFETY: as in `Segment::replacement`.
+            segment = unsafe { newer.deref() };
+        }
+        segment.near(tag)
+    }
+}
+
 /// One table's directory.
 pub(crate) struct Directory {
-    root: Box<Node>,
+    root: Box<[Slot; 1 << ROOT_BITS]>,
     budget: Arc<Budget>,
     /// Heap bytes of nodes and segments.
     bytes: AtomicU64,
@@ -76,7 +152,7 @@ pub(crate) struct Directory {
 
 /// A slot that leads to a tag's segment, and the number of tag bits that lead to the slot.
 struct Place<'d, 'g> {
-    slot: &'d Atomic<Segment>,
+    slot: &'d Slot,
     /// What the slot held: a segment. It may hold a node a moment later, so this is what to go on from.
     there: Shared<'g, Segment>,
     bits: u32,
@@ -84,17 +160,17 @@ struct Place<'d, 'g> {
 
 impl Directory {
     /// Bytes of an empty directory.
-    pub(crate) const EMPTY_BYTES: u64 = NODE_BYTES + Segment::EMPTY_BYTES;
+    pub(crate) const EMPTY_BYTES: u64 = ROOT_BYTES + Segment::EMPTY_BYTES;
 
     /// An empty directory; [`EMPTY_BYTES`](Self::EMPTY_BYTES) of the budget.
     pub(crate) fn new(budget: Arc<Budget>) -> Result<Directory, OverBudget> {
         let segment = Segment::new(0, 0, &[]);
-        let bytes = NODE_BYTES + segment.bytes();
+        let bytes = ROOT_BYTES + segment.bytes();
         budget.reserve(bytes)?;
         // SAFETY: nothing is shared yet.
         let guard = unsafe { crossbeam_epoch::unprotected() };
         let segment = segment.into_shared(guard);
-        let root = Box::new(Node { slots: std::array::from_fn(|_| Atomic::from(segment)) });
+        let root = Box::new(std::array::from_fn(|_| Atomic::from(segment)));
         Ok(Directory { root, budget, bytes: AtomicU64::new(bytes) })
     }
 
@@ -103,19 +179,15 @@ impl Directory {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn place<'g>(&self, tag: u32, guard: &'g Guard) -> Place<'_, 'g> {
-        let mut node: &Node = &self.root;
-        let mut bits = NODE_BITS;
+        let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
+        let mut bits = ROOT_BITS;
         loop {
-            let slot = &node.slots[(tag >> (32 - bits)) as usize % NODE_SLOTS];
             // Acquire: pairs with the Release in `advance` and in `deepen`.
             let there = slot.load(Ordering::Acquire, guard);
-            if there.tag() != NODE {
-                return Place { slot, there, bits };
-            }
-            // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory.
-            node = unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() };
-            bits += NODE_BITS;
+            let Some(node) = node_of(slot, there) else { return Place { slot, there, bits } };
+            slot = node.slot(tag, &mut bits);
         }
     }
 
@@ -131,10 +203,19 @@ impl Directory {
         segment
     }
 
-    /// Asks the processor for the line where `tag` is probably found.
+    /// Begins to look for `tag`, up to the first line that may be far.
     #[inline]
-    pub(crate) fn prefetch(&self, tag: u32, guard: &Guard) {
-        self.segment(tag, guard).prefetch(tag);
+    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Approach<'g> {
+        let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
+        let mut bits = ROOT_BITS;
+        while bits <= NEAR_BITS {
+            // Acquire: as in `place`.
+            let there = slot.load(Ordering::Acquire, guard);
+            let Some(node) = node_of(slot, there) else { return Approach { slot, bits } };
+            slot = node.slot(tag, &mut bits);
+        }
+        rowcopy::prefetch((&raw const *slot).cast());
+        Approach { slot, bits }
     }
 
     /// The row of this tag that `probe` accepts.
@@ -373,16 +454,16 @@ impl Drop for Directory {
         let guard = unsafe { crossbeam_epoch::unprotected() };
         let mut nodes: Vec<*mut Node> = Vec::new();
         let mut segments: Vec<*const Segment> = Vec::new();
-        let mut pending: Vec<&Node> = vec![&self.root];
-        while let Some(node) = pending.pop() {
-            for slot in &node.slots {
+        let mut pending: Vec<&[Slot]> = vec![&*self.root];
+        while let Some(slots) = pending.pop() {
+            for slot in slots {
                 let there = slot.load(Ordering::Relaxed, guard);
                 let raw = there.as_raw();
                 if there.tag() == NODE {
                     let child = raw.map_addr(|addr| addr & !NODE).cast_mut().cast::<Node>();
                     nodes.push(child);
                     // SAFETY: tagged `NODE`, so a node, and freed only below.
-                    pending.push(unsafe { &*child });
+                    pending.push(&unsafe { &*child }.slots);
                 } else if segments.last() != Some(&raw) {
                     segments.push(raw);
                 }

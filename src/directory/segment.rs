@@ -25,6 +25,14 @@ const SPLIT_BUCKETS: usize = 64;
 #[cfg(any(loom, shuttle, fuzzing))]
 const SPLIT_BUCKETS: usize = 2;
 
+/// Of 64 slots, how many are used in a new segment, and how many before it is replaced. Between the two lies what a row
+/// costs here (10 bytes to 8.7), what a search for a row that is not there costs, and how often rows are copied.
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+const LOAD: std::ops::Range<usize> = 51..59;
+/// With so few slots that a segment begins below this.
+#[cfg(any(loom, shuttle, fuzzing))]
+const LOAD: std::ops::Range<usize> = 46..55;
+
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
 pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
 /// A slot that was never used. Slots never return to it, see [`Segment::insert`].
@@ -46,6 +54,12 @@ fn index_of(word: u64) -> Option<ChunkIndex> {
 #[inline]
 fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
+}
+
+/// The bucket where the search for a tag begins, of so many.
+#[inline]
+fn home(tag: u32, buckets: usize) -> usize {
+    ((tag as usize & ((1 << BUCKET_BITS) - 1)) * buckets) >> BUCKET_BITS
 }
 
 #[repr(align(64))]
@@ -75,6 +89,50 @@ impl Drop for Segment {
     }
 }
 
+/// Where in a segment, the latest a moment ago, the words of a tag begin.
+#[derive(Clone, Copy)]
+pub(crate) struct Near<'g> {
+    buckets: &'g [Bucket],
+    home: usize,
+}
+
+impl Near<'_> {
+    /// A row of this tag, the first there is. If the segment has been replaced meanwhile, what it was then: a row that has
+    /// moved since, or gone, is not live any more under its index, and one that is new came after the approach.
+    #[inline]
+    pub(crate) fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
+        let (before, from) = self.buckets.split_at(self.home);
+        for bucket in from.iter().chain(before) {
+            for slot in &bucket.0[bucket.first(tag)..] {
+                // Acquire: as in `Segment::find`.
+                let word = slot.load(Ordering::Acquire);
+                if tag_of(word) == tag
+                    && let Some(index) = index_of(word)
+                {
+                    return Some(index);
+                }
+            }
+            if bucket.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+impl Bucket {
+    /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
+    #[inline]
+    fn first(&self, tag: u32) -> usize {
+        let mut found = 1u32 << BUCKET_SLOTS;
+        for (position, slot) in self.0.iter().enumerate() {
+            // Relaxed: the slot is read again.
+            found |= u32::from(tag_of(slot.load(Ordering::Relaxed)) == tag) << position;
+        }
+        found.trailing_zeros() as usize
+    }
+}
+
 /// What [`Segment::find`] met.
 pub(super) enum Find {
     Found(ChunkIndex),
@@ -100,15 +158,16 @@ pub(super) enum Exchange {
 }
 
 impl Segment {
-    /// Buckets for `rows` rows, so that a segment begins at a load of about 0.72.
+    /// Buckets for `rows` rows in a new segment.
     fn buckets_for(rows: usize) -> usize {
-        (rows * 25).div_ceil(BUCKET_SLOTS * 18).max(1)
+        (rows * 64).div_ceil(BUCKET_SLOTS * LOAD.start).max(1)
     }
 
-    /// Slots that may be used before the segment is replaced: a load of about 0.86.
-    fn limit(&self) -> u32 {
-        let slots = self.buckets.len() * BUCKET_SLOTS;
-        if slots == BUCKET_SLOTS { slots as u32 } else { (slots * 55 / 64) as u32 }
+    /// Slots that may be used of so many buckets before the segment is replaced. So many rows need more buckets, or
+    /// what replaces the segment would have to be replaced at once.
+    fn limit(buckets: usize) -> usize {
+        let slots = buckets * BUCKET_SLOTS;
+        if slots == BUCKET_SLOTS { slots } else { slots * LOAD.end / 64 }
     }
 
     /// Heap bytes of a segment without rows.
@@ -136,64 +195,72 @@ impl Segment {
     /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
     pub(super) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
         let count = Self::buckets_for(words.len());
-        let buckets = (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
-        let segment = Segment {
+        let buckets: Box<[Bucket]> =
+            (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
+        debug_assert!(words.len() <= count * BUCKET_SLOTS);
+        // How many slots of each bucket are used.
+        let mut filled = vec![0; count];
+        for &word in words {
+            let mut at = home(tag_of(word), count);
+            while filled[at] == BUCKET_SLOTS {
+                at = if at + 1 == count { 0 } else { at + 1 };
+            }
+            // Relaxed: nobody else sees the segment before it is published with Release.
+            buckets[at].0[filled[at]].store(word, Ordering::Relaxed);
+            filled[at] += 1;
+        }
+        Owned::new(Segment {
             buckets,
             used: AtomicU32::new(words.len() as u32),
             prefix,
             depth,
             replacement: Atomic::null(),
             upper_half: Atomic::null(),
-        };
-        for &word in words {
-            // Relaxed: nobody else sees the segment before it is published with Release.
-            let free = segment.slots(tag_of(word)).find(|slot| slot.load(Ordering::Relaxed) == EMPTY);
-            free.expect("a new segment has more slots than rows").store(word, Ordering::Relaxed);
-        }
-        Owned::new(segment)
+        })
     }
 
-    fn home(&self, tag: u32) -> usize {
-        ((tag as usize & ((1 << BUCKET_BITS) - 1)) * self.buckets.len()) >> BUCKET_BITS
-    }
-
-    /// All slots in the order in which `tag` probes them.
-    fn slots(&self, tag: u32) -> impl Iterator<Item = &AtomicU64> {
-        let (before, from) = self.buckets.split_at(self.home(tag));
-        from.iter().chain(before).flat_map(|bucket| bucket.0.iter())
-    }
-
-    /// Asks the processor for the line where `tag` is probably found.
+    /// All buckets in the order in which `tag` probes them.
     #[inline]
-    pub(super) fn prefetch(&self, tag: u32) {
-        crate::rowcopy::prefetch((&raw const self.buckets[self.home(tag)]).cast());
+    fn probed(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
+        let (before, from) = self.buckets.split_at(home(tag, self.buckets.len()));
+        from.iter().chain(before)
+    }
+
+    /// Where the words of `tag` begin, and asks the processor for that line.
+    #[inline]
+    pub(super) fn near(&self, tag: u32) -> Near<'_> {
+        let home = home(tag, self.buckets.len());
+        crate::rowcopy::prefetch((&raw const self.buckets[home]).cast());
+        Near { buckets: &self.buckets, home }
     }
 
     /// The first row of this tag that `probe` accepts.
     #[inline]
     pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
         let mut moved = false;
-        for slot in self.slots(tag) {
-            // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
-            let mut word = slot.load(Ordering::Acquire);
-            if word & !FROZEN == EMPTY {
-                break;
-            }
-            while tag_of(word) == tag
-                && let Some(index) = index_of(word)
-            {
-                match probe(index) {
-                    Probe::Found => return Find::Found(index),
-                    Probe::Other => break,
-                    Probe::Gone => {
-                        // A row that moved left its new index here before its old head went, or, if the segment was
-                        // frozen by then, in the replacement.
-                        let again = slot.load(Ordering::Acquire);
-                        if (again ^ word) & !FROZEN == 0 {
-                            moved |= again & FROZEN != 0;
-                            break;
+        'search: for bucket in self.probed(tag) {
+            for slot in &bucket.0 {
+                // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
+                let mut word = slot.load(Ordering::Acquire);
+                if word & !FROZEN == EMPTY {
+                    break 'search;
+                }
+                while tag_of(word) == tag
+                    && let Some(index) = index_of(word)
+                {
+                    match probe(index) {
+                        Probe::Found => return Find::Found(index),
+                        Probe::Other => break,
+                        Probe::Gone => {
+                            // A row that moved left its new index here before its old head went, or, if the segment was
+                            // frozen by then, in the replacement.
+                            let again = slot.load(Ordering::Acquire);
+                            if (again ^ word) & !FROZEN == 0 {
+                                moved |= again & FROZEN != 0;
+                                break;
+                            }
+                            word = again;
                         }
-                        word = again;
                     }
                 }
             }
@@ -207,45 +274,47 @@ impl Segment {
     /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
     /// the two meets the earlier one's word.
     pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
-        if self.used.load(Ordering::Relaxed) >= self.limit() {
+        if self.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
             // Full. The key may still be in here, and then there is nothing to insert.
             return match self.find(tag_of(word), &mut probe) {
                 Find::Found(index) => Insert::Exists(index),
                 Find::Missing | Find::PerhapsMoved => Insert::Replace,
             };
         }
-        for slot in self.slots(tag_of(word)) {
-            // Acquire: as in `find`.
-            let mut current = slot.load(Ordering::Acquire);
-            if current == EMPTY {
-                // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
-                match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
-                    Ok(_) => {
-                        self.used.fetch_add(1, Ordering::Relaxed);
-                        return Insert::Done;
-                    }
-                    Err(other) => current = other,
-                }
-            }
-            while tag_of(current) == tag_of(word)
-                && let Some(index) = index_of(current)
-                && current & FROZEN == 0
-            {
-                match probe(index) {
-                    Probe::Found => return Insert::Exists(index),
-                    Probe::Other => break,
-                    Probe::Gone => {
-                        // As in `find`: a row that moved is named here by its new index.
-                        let again = slot.load(Ordering::Acquire);
-                        if again == current {
-                            break;
+        for bucket in self.probed(tag_of(word)) {
+            for slot in &bucket.0 {
+                // Acquire: as in `find`.
+                let mut current = slot.load(Ordering::Acquire);
+                if current == EMPTY {
+                    // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
+                    match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
+                        Ok(_) => {
+                            self.used.fetch_add(1, Ordering::Relaxed);
+                            return Insert::Done;
                         }
-                        current = again;
+                        Err(other) => current = other,
                     }
                 }
-            }
-            if current & FROZEN != 0 {
-                return Insert::Replace;
+                while tag_of(current) == tag_of(word)
+                    && let Some(index) = index_of(current)
+                    && current & FROZEN == 0
+                {
+                    match probe(index) {
+                        Probe::Found => return Insert::Exists(index),
+                        Probe::Other => break,
+                        Probe::Gone => {
+                            // As in `find`: a row that moved is named here by its new index.
+                            let again = slot.load(Ordering::Acquire);
+                            if again == current {
+                                break;
+                            }
+                            current = again;
+                        }
+                    }
+                }
+                if current & FROZEN != 0 {
+                    return Insert::Replace;
+                }
             }
         }
         Insert::Replace
@@ -253,21 +322,23 @@ impl Segment {
 
     /// Exchanges the row word `from`, which is in here at most once, for `to`.
     pub(super) fn replace_word(&self, from: u64, to: u64) -> Exchange {
-        for slot in self.slots(tag_of(from)) {
-            // Relaxed, and on failure below: no record is looked at by this word, whose row the caller has found.
-            let mut current = slot.load(Ordering::Relaxed);
-            if current == from {
-                // Release: publishes a moved record. Pairs with the Acquire in `find`.
-                match slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed) {
-                    Ok(_) => return Exchange::Done,
-                    Err(other) => current = other,
+        for bucket in self.probed(tag_of(from)) {
+            for slot in &bucket.0 {
+                // Relaxed, and on failure below: no record is looked at by this word, whose row the caller has found.
+                let mut current = slot.load(Ordering::Relaxed);
+                if current == from {
+                    // Release: publishes a moved record. Pairs with the Acquire in `find`.
+                    match slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed) {
+                        Ok(_) => return Exchange::Done,
+                        Err(other) => current = other,
+                    }
                 }
-            }
-            if current & FROZEN != 0 && (current & !FROZEN == from || current & !FROZEN == EMPTY) {
-                return Exchange::Frozen;
-            }
-            if current == EMPTY {
-                return Exchange::Missing;
+                if current & FROZEN != 0 && (current & !FROZEN == from || current & !FROZEN == EMPTY) {
+                    return Exchange::Frozen;
+                }
+                if current == EMPTY {
+                    return Exchange::Missing;
+                }
             }
         }
         Exchange::Missing
@@ -374,5 +445,17 @@ impl Segment {
         // Relaxed: `lower` is not yet published.
         lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper), Ordering::Relaxed);
         lower
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_segment_is_replaced_by_a_larger_one() {
+        for buckets in 1..=4 * SPLIT_BUCKETS {
+            assert!(Segment::buckets_for(Segment::limit(buckets)) > buckets, "{buckets} buckets");
+        }
     }
 }

@@ -152,17 +152,31 @@ fn directory_a_removal_is_not_lost_in_a_split() {
     });
 }
 
+/// The row that a look-up in stages comes to.
+fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
+    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+}
+
 #[test]
 fn directory_a_row_is_found_throughout_a_split() {
-    explore("directory: find, insert and split", 2, || {
+    found_throughout_a_split("directory: find, insert and split", |directory, guard| {
+        directory.find(HIGH, guard, probe(3))
+    });
+    found_throughout_a_split("directory: stages, insert and split", |directory, guard| {
+        in_stages(directory, HIGH, guard)
+    });
+}
+
+fn found_throughout_a_split(name: &'static str, look_up: fn(&Directory, &Guard) -> Option<ChunkIndex>) {
+    explore(name, 2, move || {
         let (_, directory) = directory(&FULL);
         let [guard, their_guard] = pins();
         let thread = beside(&directory, their_guard, |directory, guard| {
             directory.insert(LOW, index(11), guard, probe(1)).unwrap()
         });
-        assert_eq!(directory.find(HIGH, &guard, probe(3)), Some(index(31)));
+        assert_eq!(look_up(&directory, &guard), Some(index(31)));
         let _their_guard = thread.join().unwrap();
-        assert_eq!(directory.find(HIGH, &guard, probe(3)), Some(index(31)));
+        assert_eq!(look_up(&directory, &guard), Some(index(31)));
     });
 }
 
@@ -182,4 +196,23 @@ fn directory_a_row_is_found_while_a_node_takes_a_segments_place() {
         assert_eq!(directory.find(LOW | quarter, &guard, probe(4)), Some(index(41)));
         assert_eq!(directory.find(LOW, &guard, probe(1)), Some(index(11)));
     });
+}
+
+#[test]
+fn directory_stages_find_a_row_below_nodes_while_its_segment_is_replaced() {
+    // Rows that share four bits of their tags, so that all splits are on one way down; which of them is full when the
+    // thread comes depends on their number.
+    for rows in 4..14 {
+        explore("directory: stages, insert and replace below nodes", 2, move || {
+            let rows: Vec<(u32, u32)> = (0..rows).map(|row| (1 << 28 | row << 10, row * 10 + 21)).collect();
+            let (_, directory) = directory(&rows);
+            let [guard, their_guard] = pins();
+            let thread = beside(&directory, their_guard, |directory, guard| {
+                directory.insert(1 << 28 | 7, index(11), guard, probe(1)).unwrap()
+            });
+            assert_eq!(in_stages(&directory, rows[1].0, &guard), Some(index(rows[1].1)));
+            let _their_guard = thread.join().unwrap();
+            assert_eq!(in_stages(&directory, rows[1].0, &guard), Some(index(rows[1].1)));
+        });
+    }
 }

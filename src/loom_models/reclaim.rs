@@ -3,7 +3,7 @@
 use super::rows::{HEADS, MISSING, Rows};
 use super::*;
 use crate::directory::{Directory, Probe};
-use crate::slab::Magazine;
+use crate::magazine::Magazine;
 
 const OTHER_KEY: u64 = 9;
 

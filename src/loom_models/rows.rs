@@ -5,9 +5,10 @@ use crate::chain::{Chains, NewChunk, RowLayout};
 use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
+use crate::magazine::Magazine;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::Superblocks;
 
 /// Two slabs on three superblocks of 16 words, and a layout of two one-dimensional chunks.
@@ -19,7 +20,8 @@ pub(super) struct Rows {
 
 /// What a dimension without a chunk reads as.
 pub(super) const MISSING: f32 = -1.0;
-pub(super) const KEY: u64 = 77 << 32 | 5;
+/// The hash of the row that the models are about, and its upper half.
+pub(super) const HASH: u64 = 5;
 const TAG: u32 = 0;
 /// Numbers of the slabs.
 pub(super) const HEADS: usize = 0;
@@ -40,7 +42,7 @@ impl Rows {
     pub(super) fn with(chunks: &[(u8, f32)]) -> (Arc<Rows>, ChunkIndex) {
         let rows = Rows::none();
         let head = rows.alloc(HEADS);
-        rows.init(head, KEY, chunks[0]);
+        rows.init(head, HASH, chunks[0]);
         for &chunk in &chunks[1..] {
             rows.grow(head, chunk);
         }
@@ -61,9 +63,9 @@ impl Rows {
     }
 
     /// A row of one chunk, in a record that is free and with no entry in the directory.
-    pub(super) fn init(&self, head: ChunkIndex, key: u64, (ordinal, weight): (u8, f32)) {
+    pub(super) fn init(&self, head: ChunkIndex, hash: u64, (ordinal, weight): (u8, f32)) {
         let info = Info { utility: 1.0, ordinal };
-        self.chains().init_head(head, key, 0.0, &NewChunk { info, payload: &[weight] });
+        self.chains().init_head(head, hash, 0.0, &NewChunk { info, payload: &[weight] });
     }
 
     fn grow(&self, head: ChunkIndex, (ordinal, weight): (u8, f32)) {
@@ -76,10 +78,11 @@ impl Rows {
     /// Enters a row of the key, with one chunk, unless there is one.
     fn admit(&self, weight: f32, guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
-        self.init(head, KEY, (0, weight));
+        self.init(head, HASH, (0, weight));
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);
+            self.slabs.get(HEADS).free(head);
         }
         entered == Inserted::Done
     }
@@ -90,12 +93,14 @@ impl Rows {
 
     /// Some models fill the directory with indices of no record.
     fn probe(&self, head: ChunkIndex) -> Probe {
-        if self.slabs.get(HEADS).contains(head) { self.chains().probe(head, KEY) } else { Probe::Other }
+        if self.slabs.get(HEADS).contains(head) { self.chains().probe(head, HASH) } else { Probe::Other }
     }
 
     pub(super) fn read(&self, head: ChunkIndex) -> Result<[f32; 2], Gone> {
         let mut out = [0.0; 2];
-        self.chains().read(head, &mut out, |out| out.fill(MISSING)).map(|_| out)
+        let live = self.chains().read(head, &mut out)?;
+        (0..2).filter(|&ordinal| !live.contains(ordinal)).for_each(|ordinal| out[ordinal] = MISSING);
+        Ok(out)
     }
 
     pub(super) fn add_to_all(&self, head: ChunkIndex, by: f32) -> Result<(), Gone> {
@@ -241,11 +246,27 @@ fn row_that_is_admitted_is_read_whole() {
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         // Whatever the tag leads to is the row, with its key.
         let there = rows.directory.find(TAG, no_guard(), |_| Probe::Found);
-        assert_eq!(there.map(|head| rows.chains().probe(head, KEY)), there.map(|_| Probe::Found));
+        assert_eq!(there.map(|head| rows.chains().probe(head, HASH)), there.map(|_| Probe::Found));
         assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));
         thread.join().unwrap();
         let head = rows.find(no_guard()).unwrap();
         assert_eq!(rows.read(head), Ok([5.0, MISSING]));
+    });
+}
+
+#[test]
+fn row_that_stages_lead_to_is_read_whole() {
+    explore("row: stages and read, admit", 3, || {
+        let rows = Rows::none();
+        let theirs = Arc::clone(&rows);
+        let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
+        let there = {
+            let guard = no_guard();
+            rows.directory.approach(TAG, guard).segment(TAG, guard).bucket(TAG, guard).candidate(TAG)
+        };
+        assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
+        assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));
+        thread.join().unwrap();
     });
 }
 
@@ -319,7 +340,7 @@ fn row_that_a_walk_meets_is_whole() {
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         rows.directory.walk(0, no_guard(), |tag, head| {
-            assert_eq!((tag, rows.chains().key(head)), (TAG, KEY));
+            assert_eq!(rows.chains().hash(tag, head), HASH);
             assert_eq!(rows.read(head), Ok([5.0, MISSING]));
         });
         thread.join().unwrap();
@@ -342,7 +363,7 @@ fn row_is_read_whole_from_a_segment_that_another_thread_copied() {
         });
         let found =
             rows.directory.find(TAG, &guard, |found| if found.raw() < 1000 { Probe::Found } else { Probe::Other });
-        assert_eq!(found.map(|head| rows.chains().probe(head, KEY)), found.map(|_| Probe::Found));
+        assert_eq!(found.map(|head| rows.chains().probe(head, HASH)), found.map(|_| Probe::Found));
         assert_eq!(found.map(|head| rows.read(head)), found.map(|_| Ok([5.0, MISSING])));
         let (admitted, _admitter) = admit.join().unwrap();
         let _replacer = replace.join().unwrap();

@@ -1,8 +1,9 @@
 //! The slab and its superblocks.
 
 use super::*;
+use crate::magazine::Magazine;
 use crate::region::SYSTEM_KEEPS;
-use crate::slab::{Magazine, Slab};
+use crate::slab::Slab;
 use crate::superblocks::{AllocError, Superblocks};
 
 fn slab_of(record_words: usize, superblocks: u32) -> (Arc<Slab>, Arc<Superblocks>) {
@@ -135,6 +136,22 @@ fn slab_never_forgets_a_slot_freed_while_its_superblock_comes_back_into_use() {
 }
 
 #[test]
+fn slab_never_forgets_the_slots_of_a_superblock_that_comes_back_into_use() {
+    explore("slab: stop evacuating, alloc in vain", 3, || {
+        let (slab, _) = slab_of(WHOLE, 1);
+        let index = slab.alloc(&mut Magazine::default(), no_guard()).unwrap();
+        slab.start_evacuating(1);
+        slab.free(index);
+        let theirs = Arc::clone(&slab);
+        let thread = spawn(move || theirs.stop_evacuating(1));
+        let early = slab.alloc_existing(&mut Magazine::default(), no_guard());
+        thread.join().unwrap();
+        let late = slab.alloc_existing(&mut Magazine::default(), no_guard());
+        assert!(early.is_some() != late.is_some(), "{early:?}, then {late:?}");
+    });
+}
+
+#[test]
 fn slab_superblock_is_vacant_before_its_bytes_can_be_had() {
     explore("slab: give back, commit", 3, || {
         // Room for one superblock, and only one there.
@@ -162,6 +179,48 @@ fn slab_of_two_words() -> Arc<Slab> {
 fn drain(slab: &Slab) -> u32 {
     let mut magazine = Magazine::default();
     std::iter::from_fn(|| slab.alloc_existing(&mut magazine, no_guard())).count() as u32
+}
+
+#[test]
+fn slab_never_forgets_a_slot_of_a_word_that_had_one() {
+    explore("slab of two words: free, free beside it and alloc in vain", 3, || {
+        let slab = slab_of_two_words();
+        let mut magazine = Magazine::default();
+        let all: Vec<_> = (0..TWO_WORDS_SLOTS).map(|_| slab.alloc(&mut magazine, no_guard()).unwrap()).collect();
+        let (one, other) = (all[3], all[5]);
+        // So that the superblock is not offered to begin with.
+        assert!(slab.alloc_existing(&mut magazine, no_guard()).is_none());
+        let theirs = Arc::clone(&slab);
+        // Whoever is second does not offer the superblock: the first does, perhaps later.
+        let thread = spawn(move || theirs.free(one));
+        slab.free(other);
+        let early = slab.alloc_existing(&mut magazine, no_guard());
+        slab.flush(&mut magazine);
+        thread.join().unwrap();
+        assert_eq!(drain(&slab) + u32::from(early.is_some()), 2, "early: {early:?}");
+    });
+}
+
+#[test]
+fn slab_frees_slots_of_two_words_at_once() {
+    explore("slab of two words: free all of a few, alloc in vain", 3, || {
+        let slab = slab_of_two_words();
+        let mut magazine = Magazine::default();
+        let all: Vec<_> = (0..TWO_WORDS_SLOTS).map(|_| slab.alloc(&mut magazine, no_guard()).unwrap()).collect();
+        let freed = [all[3], all[4], all[33]];
+        let theirs = Arc::clone(&slab);
+        let thread = spawn(move || {
+            freed.iter().for_each(|&index| theirs.record(index)[0].store(7, Ordering::Relaxed));
+            theirs.free_all(freed.iter());
+        });
+        let mut taken = 0;
+        while let Some(index) = slab.alloc_existing(&mut magazine, no_guard()) {
+            assert_eq!(slab.record(index)[0].load(Ordering::Relaxed), 7, "the last owner was not done");
+            taken += 1;
+        }
+        thread.join().unwrap();
+        assert_eq!(drain(&slab) + taken, 3);
+    });
 }
 
 #[test]
@@ -231,7 +290,17 @@ fn slab_superblock_that_comes_back_reads_as_zero() {
 
 #[test]
 fn slab_lends_the_second_word_of_a_superblock_after_its_decommit() {
-    explore("slab of two words: give back and commit, alloc by a late offer", 3, || {
+    lends_after_decommit("slab of two words: give back and commit, alloc by a late offer", true);
+}
+
+#[test]
+fn slab_lends_to_an_early_look_after_the_decommit() {
+    lends_after_decommit("slab of two words: give back and commit, alloc by an early look", false);
+}
+
+/// Without a late offer the committing thread does not withdraw, and no fence of that helps it.
+fn lends_after_decommit(name: &str, late: bool) {
+    explore(name, 3, move || {
         let slab = slab_of_two_words();
         let mut magazine = Magazine::default();
         let all: Vec<_> = (0..TWO_WORDS_SLOTS).map(|_| slab.alloc(&mut magazine, no_guard()).unwrap()).collect();
@@ -245,8 +314,10 @@ fn slab_lends_the_second_word_of_a_superblock_after_its_decommit() {
         // No grace period, whose fences would order all of this: no other slab has the superblock in between, so what
         // the thread takes is a word from before, and then this fails, or one from after the decommit.
         let retired = slab.retire_superblock(1, no_guard());
-        // As a round does that emptied it: the offer comes late.
-        slab.stop_evacuating(1);
+        if late {
+            // As a round does that emptied it: the offer comes late.
+            slab.stop_evacuating(1);
+        }
         if retired {
             slab.alloc(&mut magazine, no_guard()).unwrap();
         }

@@ -1,11 +1,12 @@
 //! What fuzz cases need of a store beyond the public API: simulated threads, rows that stay located under a pin, rows
 //! that stay claimed, and a look at what must not change by itself.
 
-use super::table::{Table, tag};
+use super::table::Table;
 use super::{Inner, Store};
-use crate::chain::Chains;
+use crate::chain::{Chains, Ordinals};
 use crate::config::{StoreConfig, TableConfig};
 use crate::error::ConfigError;
+use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::importance::Cut;
 use crate::sequence::{self, Claim};
@@ -163,7 +164,7 @@ impl<'s> Seam<'s> {
     /// Finds a row, without waiting for whoever may have it claimed.
     pub fn locate(self, table: usize, key: u64, pinned: &PinnedThread) -> Option<Located> {
         let (number, (table, chains)) = (table, self.parts(table));
-        let head = table.find(&chains, key, table.hash(key), &pinned.0)?;
+        let head = table.find(&chains, table.hash(key), &pinned.0)?;
         let (mut tails, mut count) = ([None; CHUNKS_MAX], 0);
         chains.peek(&[(0, head)], |_, tail, _| {
             if let Some(tail) = tail {
@@ -174,11 +175,12 @@ impl<'s> Seam<'s> {
         Some(Located { table: number, key, head, tails })
     }
 
-    /// Whether the records of a row are still where they were: none is free, and the head has its key.
+    /// Whether the records of a row are still where they were: none is free, and the head has its part of the key.
     pub fn in_place(self, located: &Located) -> bool {
-        let (_, chains) = self.parts(located.table);
+        let (table, chains) = self.parts(located.table);
+        let hash = table.hash(located.key);
         let tails_stay = located.tails.iter().flatten().all(|&tail| !chains.tails.is_free(tail));
-        tails_stay && !chains.heads.is_free(located.head) && chains.key(located.head) == located.key
+        tails_stay && !chains.heads.is_free(located.head) && chains.hash(tag(hash), located.head) == hash
     }
 
     /// Whether a row is live in a record where it was before: not claimed, as one that is being moved, and not the row of
@@ -186,13 +188,15 @@ impl<'s> Seam<'s> {
     pub fn haunts(self, table: usize, key: u64, head: Head) -> bool {
         let (table, chains) = self.parts(table);
         let (record, superblock) = (chains.heads.record(head.0), chains.heads.superblock_of(head.0));
-        if chains.key(head.0) != key || !sequence::is_live(record) || sequence::is_claimed(record) {
+        // Only half of the hash, but no two of a case's few keys have that in common.
+        let hash = table.hash(key);
+        if chains.hash(tag(hash), head.0) != hash || !sequence::is_live(record) || sequence::is_claimed(record) {
             return false;
         }
         let guard = self.0.reclaimer.pin();
         let rightly = |other: &Table| {
             let chains = other.chains(&self.0.slabs);
-            other.heads == table.heads && other.find(&chains, key, other.hash(key), &guard) == Some(head.0)
+            other.heads == table.heads && other.find(&chains, other.hash(key), &guard) == Some(head.0)
         };
         let ours = chains.heads.occupancy().any(|(index, _)| index == superblock);
         ours && !self.0.tables.iter().any(rightly)
@@ -202,7 +206,8 @@ impl<'s> Seam<'s> {
     /// if the row has gone from there. Must not be claimed.
     pub fn read(self, located: &Located, out: &mut [f32]) -> Option<u32> {
         let (_, chains) = self.parts(located.table);
-        let live = chains.read(located.head, out, |out| out.fill(0.0)).ok()?;
+        let live = chains.read(located.head, out).ok()?;
+        zero_missing(&chains, &live, out);
         Some((0..chains.layout.chunks).filter(|&ordinal| live.contains(ordinal)).fold(0, |bits, i| bits | 1 << i))
     }
 
@@ -210,7 +215,7 @@ impl<'s> Seam<'s> {
     pub fn is_claimed(self, table: usize, key: u64) -> bool {
         let (table, chains) = self.parts(table);
         let guard = self.0.reclaimer.pin();
-        let head = table.find(&chains, key, table.hash(key), &guard);
+        let head = table.find(&chains, table.hash(key), &guard);
         head.is_some_and(|head| sequence::is_claimed(chains.heads.record(head)))
     }
 
@@ -219,7 +224,7 @@ impl<'s> Seam<'s> {
         let number = table;
         let (table, chains) = self.parts(table);
         let guard = self.0.reclaimer.pin();
-        let head = table.find(&chains, key, table.hash(key), &guard)?;
+        let head = table.find(&chains, table.hash(key), &guard)?;
         let claim = chains.try_claim(head).ok()?;
         Some(HeldRow { seam: self, table: number, head, hash: table.hash(key), claim, guard })
     }
@@ -230,7 +235,7 @@ impl<'s> Seam<'s> {
         let guard = self.0.reclaimer.pin();
         let heads = heads_from(table, from, &guard);
         let mut claimed = 0;
-        for head in heads {
+        for (tag, head) in heads {
             let record = chains.heads.record(head);
             if sequence::is_claimed(record) {
                 claimed += 1;
@@ -238,7 +243,8 @@ impl<'s> Seam<'s> {
             }
             let (mut values, mut utilities) = ([0f32; 32], [0f32; CHUNKS_MAX]);
             let values = &mut values[..table.layout.dim];
-            let Ok(live) = chains.read(head, values, |out| out.fill(0.0)) else { continue };
+            let Ok(live) = chains.read(head, values) else { continue };
+            zero_missing(&chains, &live, values);
             let mut first = 0;
             chains.peek(&[(0, head)], |_, tail, info| {
                 utilities[info.ordinal as usize] = info.utility;
@@ -246,19 +252,26 @@ impl<'s> Seam<'s> {
             });
             let live =
                 (0..table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).fold(0, |bits, i| bits | 1 << i);
-            visit(RowView { key: chains.key(head), live, values, head: Head(head), first, utilities });
+            visit(RowView {
+                key: table.row_key(chains.hash(tag, head)),
+                live,
+                values,
+                head: Head(head),
+                first,
+                utilities,
+            });
         }
         claimed
     }
 }
 
 /// The heads of a table in the order in which a round that begins at a tag comes to them.
-fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<ChunkIndex> {
+fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<(u32, ChunkIndex)> {
     let mut heads = Vec::with_capacity(64);
     let begin = table.directory.begin(from, guard);
     let (mut at, mut wrapped) = (begin, false);
     loop {
-        match table.directory.walk(at, guard, |_, head| heads.push(head)) {
+        match table.directory.walk(at, guard, |tag, head| heads.push((tag, head))) {
             Some(next) if !wrapped || next < begin => at = next,
             None if !wrapped && begin > 0 => (at, wrapped) = (0, true),
             _ => return heads,
@@ -295,4 +308,12 @@ impl HeldRow<'_> {
             .pinned(&seam.0.tables[table], &guard)
             .shrink((tag(hash), head), claim, |info| keep >> info.ordinal & 1 == 0);
     }
+}
+
+/// Puts zeros where a row has no chunk.
+fn zero_missing(chains: &Chains<'_>, live: &Ordinals, out: &mut [f32]) {
+    let layout = chains.layout;
+    (0..layout.chunks)
+        .filter(|&ordinal| !live.contains(ordinal))
+        .for_each(|ordinal| out[layout.dims(ordinal)].fill(0.0));
 }

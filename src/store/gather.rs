@@ -1,87 +1,139 @@
-//! Reading rows: a batch at a time, in waves, so that the waits for memory overlap.
+//! Reading rows: a batch at a time, in groups that follow one another through the stages of a look-up, so that the waits
+//! for memory overlap.
 
-use super::table::{Table, tag};
+use super::table::Table;
 use super::{Inner, Pooling};
-use crate::chain::Chains;
-use crate::directory::Probe;
+use crate::chain::{Chains, Ordinals};
+use crate::directory::{Approach, Arrival, Near, Probe};
+use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::simd::Kernels;
 use crossbeam_epoch::Guard;
 
-/// Keys of one wave. Each stage of a wave asks for the lines that the next one reads.
-const WAVE: usize = 32;
+/// Keys that go through a stage together.
+const GROUP: usize = 8;
+/// How many groups after its hash a group comes to its segments, its buckets, its words, its rows' tails. Between two stages
+/// the lines arrive that the first has asked for.
+const TO_SEGMENT: usize = 1;
+const TO_BUCKET: usize = TO_SEGMENT + 1;
+const TO_WORD: usize = TO_BUCKET + 2;
+const TO_TAIL: usize = TO_WORD + 2;
+/// Groups on their way, a power of two.
+const GROUPS: usize = 8;
 
-/// A key on its way through the waves.
+/// A key on its way.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Located {
-    pub(super) key: u64,
+pub(super) struct Located<'g> {
     pub(super) hash: u64,
+    approach: Option<Approach<'g>>,
+    arrival: Option<Arrival<'g>>,
+    near: Option<Near<'g>>,
     /// A row of the key's tag, not yet known to be the key's own.
-    pub(super) candidate: Option<ChunkIndex>,
+    candidate: Option<ChunkIndex>,
 }
 
-/// Finds the rows of resolved keys and calls `visit` with each, in order, when its lines are near.
-pub(super) fn in_waves(
-    table: &Table,
+/// How much of a row its visitor touches.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Touch {
+    Weights,
+    All,
+}
+
+/// Finds the rows of hashes and calls `visit` with each, in order, when its lines are near.
+pub(super) fn in_order<'g>(
+    table: &'g Table,
     chains: &Chains<'_>,
-    mut keys: impl Iterator<Item = (u64, u64)>,
-    guard: &Guard,
-    mut visit: impl FnMut(usize, Located),
+    mut hashes: impl ExactSizeIterator<Item = u64>,
+    touch: Touch,
+    guard: &'g Guard,
+    mut visit: impl FnMut(usize, &Located<'g>),
 ) {
-    let mut wave = [Located::default(); WAVE];
-    let mut done = 0;
-    loop {
-        let mut filled = 0;
-        for (slot, (key, hash)) in wave.iter_mut().zip(keys.by_ref()) {
-            *slot = Located { key, hash, candidate: None };
-            table.directory.prefetch(tag(hash), guard);
-            filled += 1;
-        }
-        let wave = &mut wave[..filled];
-        for slot in wave.iter_mut() {
-            slot.candidate = table.directory.find(tag(slot.hash), guard, |_| Probe::Found);
-            if let Some(head) = slot.candidate {
-                chains.prefetch_head(head);
+    let to_row = if table.layout.chunks > 1 { TO_TAIL + 1 } else { TO_WORD + 2 };
+    let total = hashes.len();
+    let groups = total.div_ceil(GROUP);
+    let mut ring = [[Located::default(); GROUP]; GROUPS];
+    for turn in 0..groups + to_row {
+        if turn < groups {
+            for (slot, hash) in ring[turn % GROUPS].iter_mut().zip(hashes.by_ref()) {
+                slot.hash = hash;
+                slot.approach = Some(table.directory.approach(tag(hash), guard));
             }
         }
-        if let Some(shared) = &table.shared {
-            wave.iter().for_each(|slot| shared.prefetch(table.shared_row(shared, slot.hash)));
+        // The group that has come to a stage, if one has.
+        let at = |stage: usize| {
+            let group = turn.checked_sub(stage).filter(|&group| group < groups)?;
+            Some((group, GROUP.min(total - group * GROUP)))
+        };
+        if let Some((group, members)) = at(TO_SEGMENT) {
+            for slot in &mut ring[group % GROUPS][..members] {
+                slot.arrival = slot.approach.map(|approach| approach.segment(tag(slot.hash), guard));
+            }
         }
-        if table.layout.chunks > 1 {
-            wave.iter().filter_map(|slot| slot.candidate).for_each(|head| chains.prefetch_tail(head));
+        if let Some((group, members)) = at(TO_BUCKET) {
+            for slot in &mut ring[group % GROUPS][..members] {
+                slot.near = slot.arrival.map(|arrival| arrival.bucket(tag(slot.hash), guard));
+            }
         }
-        for (position, slot) in wave.iter().enumerate() {
-            visit(done + position, *slot);
+        if let Some((group, members)) = at(TO_WORD) {
+            for slot in &mut ring[group % GROUPS][..members] {
+                slot.candidate = slot.near.and_then(|near| near.candidate(tag(slot.hash)));
+                if let Some(head) = slot.candidate {
+                    if touch == Touch::All { chains.prefetch_head(head) } else { chains.prefetch_weights(head) }
+                }
+                if let Some(shared) = &table.shared {
+                    shared.prefetch(table.shared_row(shared, slot.hash));
+                }
+            }
         }
-        done += filled;
-        if filled < WAVE {
-            return;
+        if table.layout.chunks > 1
+            && let Some((group, members)) = at(TO_TAIL)
+        {
+            let rows = ring[group % GROUPS][..members].iter().filter_map(|slot| slot.candidate);
+            rows.for_each(|head| chains.prefetch_tail(head));
+        }
+        if let Some((group, members)) = at(to_row) {
+            for (member, slot) in ring[group % GROUPS][..members].iter().enumerate() {
+                visit(group * GROUP + member, slot);
+            }
         }
     }
 }
 
-impl Located {
+impl Located<'_> {
     /// The key's own live row.
     #[inline]
     pub(super) fn row(&self, table: &Table, chains: &Chains<'_>, guard: &Guard) -> Option<ChunkIndex> {
         let candidate = self.candidate?;
-        match chains.probe(candidate, self.key) {
+        match chains.probe(candidate, self.hash) {
             Probe::Found => Some(candidate),
-            Probe::Other | Probe::Gone => table.find(chains, self.key, self.hash, guard),
+            Probe::Other | Probe::Gone => table.find(chains, self.hash, guard),
         }
     }
 
     /// Copies the row, or what stands in for it, to `out`, `[dim]`.
-    #[inline]
+    #[inline(always)]
     fn read(&self, table: &Table, chains: &Chains<'_>, guard: &Guard, out: &mut [f32]) {
+        // Whether it is live is asked by the read itself.
+        if let Some(head) = self.candidate
+            && chains.has(head, self.hash)
+            && table.layout.chunks == 1
+            && chains.read_single(head, out).is_ok()
+        {
+            return;
+        }
+        self.read_chunks(table, chains, guard, out);
+    }
+
+    /// Copies a row of any number of chunks, wherever it is now.
+    fn read_chunks(&self, table: &Table, chains: &Chains<'_>, guard: &Guard, out: &mut [f32]) {
         let mut row = self.row(table, chains, guard);
         while let Some(head) = row {
-            if chains.read(head, out, |out| table.read_fallback(self.hash, out)).is_ok() {
-                return;
+            if let Ok(live) = chains.read(head, out) {
+                return table.read_missing(self.hash, &live, out);
             }
-            row = table.find(chains, self.key, self.hash, guard);
+            row = table.find(chains, self.hash, guard);
         }
-        table.read_fallback(self.hash, out);
+        table.read_missing(self.hash, &Ordinals::default(), out);
     }
 }
 
@@ -90,9 +142,16 @@ impl Inner {
         let guard = &self.reclaimer.pin();
         let chains = &table.chains(&self.slabs);
         let dim = table.layout.dim;
-        in_waves(table, chains, keys.iter().map(|&key| table.resolve(key)), guard, |position, located| {
-            located.read(table, chains, guard, &mut out[position * dim..(position + 1) * dim]);
-        });
+        in_order(
+            table,
+            chains,
+            keys.iter().map(|&key| table.resolve(key)),
+            Touch::Weights,
+            guard,
+            |position, located| {
+                located.read(table, chains, guard, &mut out[position * dim..(position + 1) * dim]);
+            },
+        );
     }
 
     /// `offsets` were checked.
@@ -110,12 +169,19 @@ impl Inner {
         out.fill(0.0);
         let mut row = vec![0f32; dim];
         let mut bag = 0;
-        in_waves(table, chains, keys.iter().map(|&key| table.resolve(key)), guard, |position, located| {
-            while offsets[bag + 1] <= position {
-                bag += 1;
-            }
-            located.read(table, chains, guard, &mut row);
-            simd.axpy(&mut out[bag * dim..(bag + 1) * dim], pooling.weight(offsets, bag), &row);
-        });
+        in_order(
+            table,
+            chains,
+            keys.iter().map(|&key| table.resolve(key)),
+            Touch::Weights,
+            guard,
+            |position, located| {
+                while offsets[bag + 1] <= position {
+                    bag += 1;
+                }
+                located.read(table, chains, guard, &mut row);
+                simd.axpy(&mut out[bag * dim..(bag + 1) * dim], pooling.weight(offsets, bag), &row);
+            },
+        );
     }
 }

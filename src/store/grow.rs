@@ -1,12 +1,12 @@
 //! Giving chunks: admission of rows, growth of rows, refusal at the limit.
 
 use super::Inner;
-use super::table::{Table, bump, tag};
+use super::table::{Table, bump};
 use crate::chain::{Chains, NewChunk};
 use crate::directory::Inserted;
 use crate::failpoint::{Point, reach};
+use crate::hash::tag;
 use crate::id::{ChunkIndex, Info, TableId};
-use crate::optim::PAYLOAD_MAX;
 use crate::reclaim::Magazines;
 use crate::superblocks::AllocError;
 use crate::sync::Ordering;
@@ -16,8 +16,9 @@ use crossbeam_epoch::Guard;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) table: TableId,
-    pub(super) key: u64,
     pub(super) hash: u64,
+    /// Whether there was a row of it a moment ago.
+    pub(super) has_row: bool,
     /// What the step adds to its importance.
     pub(super) importance: f32,
 }
@@ -39,7 +40,9 @@ struct Grower<'i> {
     magazines: Magazines<'i>,
     /// Slabs that were out of room a moment ago: no need to ask again for every candidate.
     exhausted: Vec<Option<AllocError>>,
+    /// Scratch: a row's values, and a chunk's values and state.
     row: Vec<f32>,
+    payload: Vec<f32>,
     growth: Growth,
 }
 
@@ -62,6 +65,7 @@ impl Inner {
             magazines: Magazines::new(&self.slabs),
             exhausted: vec![None; slabs],
             row: Vec::new(),
+            payload: Vec::new(),
             growth: Growth::default(),
         };
         // Until the budget has been full once, nothing has to be earned and rows are made whole.
@@ -80,9 +84,13 @@ impl Inner {
 
 impl Grower<'_> {
     fn candidate(&mut self, table: &Table, candidate: &Candidate, whole: bool) {
+        let chains = table.chains(&self.inner.slabs);
+        // A row that was missing when its gradient came is made at once: the directory tells if it is there by now.
+        let mut look = candidate.has_row;
         let outcome = loop {
-            let chains = table.chains(&self.inner.slabs);
-            match table.find(&chains, candidate.key, candidate.hash, self.guard) {
+            let row = if look { table.find(&chains, candidate.hash, self.guard) } else { None };
+            look = true;
+            match row {
                 None => match self.admit(table, &chains, candidate) {
                     Ok(true) if whole && table.layout.chunks > 1 => {}
                     Ok(true) => break Ok(()),
@@ -119,14 +127,14 @@ impl Grower<'_> {
     /// Makes a row of one chunk. `Ok(false)`: another thread was first.
     fn admit(&mut self, table: &Table, chains: &Chains<'_>, candidate: &Candidate) -> Result<bool, AllocError> {
         let head = self.alloc(table.heads)?;
-        let mut payload = [0f32; PAYLOAD_MAX];
-        let payload = &mut payload[..table.layout.payload_words()];
-        table.new_payload(candidate.hash, 0, &mut self.row, payload);
-        let chunk = NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload };
-        chains.init_head(head, candidate.key, table.config.optimizer.initial_row_state(), &chunk);
+        self.payload.resize(table.layout.payload_words(), 0.0);
+        table.new_payload(candidate.hash, 0, &mut self.row, &mut self.payload);
+        let chunk =
+            NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload: &self.payload };
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
         reach(Point::RowWritten);
         let entered =
-            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.key));
+            table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
         match entered {
             Ok(Inserted::Done) => {
                 reach(Point::RowEntered);
@@ -137,10 +145,12 @@ impl Grower<'_> {
             }
             Ok(Inserted::Exists(_)) => {
                 chains.discard_head(head);
+                self.magazines.free(table.heads, head);
                 Ok(false)
             }
             Err(error) => {
                 chains.discard_head(head);
+                self.magazines.free(table.heads, head);
                 Err(AllocError::OverBudget(error))
             }
         }
@@ -168,13 +178,12 @@ impl Grower<'_> {
                     break;
                 }
             };
-            let mut payload = [0f32; PAYLOAD_MAX];
-            let payload = &mut payload[..table.layout.payload_words()];
-            table.new_payload(candidate.hash, ordinal, &mut self.row, payload);
+            self.payload.resize(table.layout.payload_words(), 0.0);
+            table.new_payload(candidate.hash, ordinal, &mut self.row, &mut self.payload);
             let info = Info { utility: Self::utility(table, candidate), ordinal: ordinal as u8 };
             grown.now += 1;
             self.growth.grown += 1;
-            chains.grow(&claim, tail, &NewChunk { info, payload });
+            chains.grow(&claim, tail, &NewChunk { info, payload: &self.payload });
         }
         outcome
     }

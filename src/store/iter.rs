@@ -37,15 +37,15 @@ impl<'s> Rows<'s> {
     fn read_segment(&mut self, at: u32) {
         let guard = self.inner.reclaimer.pin();
         let chains = self.table.chains(&self.inner.slabs);
-        let mut heads: Vec<ChunkIndex> = Vec::new();
-        self.next = self.table.directory.walk(at, &guard, |_, head| heads.push(head));
-        for head in heads {
-            let key = chains.key(head);
-            let hash = self.table.hash(key);
+        let mut heads: Vec<(u32, ChunkIndex)> = Vec::new();
+        self.next = self.table.directory.walk(at, &guard, |tag, head| heads.push((tag, head)));
+        for (tag, head) in heads {
+            let hash = chains.hash(tag, head);
             let mut values = vec![0f32; self.table.layout.dim];
-            if let Ok(live) = chains.read(head, &mut values, |out| self.table.read_fallback(hash, out)) {
+            if let Ok(live) = chains.read(head, &mut values) {
+                self.table.read_missing(hash, &live, &mut values);
                 let live = (0..self.table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).collect();
-                self.ready.push_back(Row { key, values, live });
+                self.ready.push_back(Row { key: self.table.row_key(hash), values, live });
             }
         }
     }

@@ -3,10 +3,11 @@
 //! A round walks the directories one segment at a time, each under a pin of its own, and claims one row at a time, so
 //! that no batch ever waits for more than the copy of one row.
 
-use super::table::{Table, bump, tag};
+use super::table::{Table, bump};
 use super::{Inner, PruneReport};
 use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
+use crate::hash::tag;
 use crate::id::{ChunkIndex, Info};
 use crate::importance::{Cut, Histogram};
 use crate::reclaim::{Magazines, Retired};
@@ -102,17 +103,10 @@ impl Inner {
         let ratio = if self.budget.held() > held { PACKED } else { self.config.resident_target };
         self.give_back(ratio, scratch.rounds, &mut report);
         loop {
-            for _ in 0..GIVE_BACK_ATTEMPTS {
-                if self.budget.held() <= held || self.waiting_bytes() == 0 {
-                    break;
-                }
-                pause();
-                self.give_back(PACKED, scratch.rounds, &mut report);
-            }
             // To take more for what only waits for its readers, or for what the system does not take back, would be to take
             // what matters.
-            let gone = self.waiting_bytes() + self.superblocks.kept_bytes();
-            let now = self.budget.held().saturating_sub(gone);
+            let waiting = if self.settle(held, scratch.rounds, &mut report) { 0 } else { self.waiting_bytes() };
+            let now = self.budget.held().saturating_sub(waiting + self.superblocks.kept_bytes());
             if now <= held {
                 return report;
             }
@@ -132,6 +126,25 @@ impl Inner {
         }
     }
 
+    /// Gives back until at most `held` bytes are held or nothing more comes back. Returns whether it came to that: if not,
+    /// readers are in the way.
+    fn settle(&self, held: u64, round: u64, report: &mut PruneReport) -> bool {
+        for _ in 0..GIVE_BACK_ATTEMPTS {
+            // What readers let go of while compaction ran was not there for it to gather, nor was what it moved itself. Only
+            // an attempt that moved nothing, and before and after which nothing waited, tells what stays.
+            let (retired, before, moved) = (self.retired_bytes(), self.budget.held(), report.moved);
+            if before <= held {
+                return true;
+            }
+            self.give_back(PACKED, round, report);
+            if retired + self.retired_bytes() == 0 && (self.budget.held(), report.moved) == (before, moved) {
+                return true;
+            }
+            pause();
+        }
+        false
+    }
+
     /// What to take so that the least important `wanted` bytes of chunks go.
     fn cut_for(&self, wanted: u64, scratch: &mut RoundScratch) -> Cut {
         scratch.rounds += 1;
@@ -149,16 +162,17 @@ impl Inner {
 
     /// Frees what is retired, as far as pinned threads let it.
     pub(super) fn collect(&self) {
-        self.reclaimer.collect(|| self.slabs.retired_bytes() + self.budget.awaiting());
+        self.reclaimer.collect(|| self.retired_bytes());
+    }
+
+    fn retired_bytes(&self) -> u64 {
+        self.slabs.retired_bytes() + self.budget.awaiting()
     }
 
     /// Bytes that the readers of what was taken keep from being given back: retired ones, and with them the free ones,
     /// which compaction could not gather meanwhile.
     fn waiting_bytes(&self) -> u64 {
-        match self.slabs.retired_bytes() + self.budget.awaiting() {
-            0 => 0,
-            retired => retired + self.slabs.free_bytes(),
-        }
+        self.retired_bytes() + self.slabs.free_bytes()
     }
 
     /// Bytes of chunks that have to go so that the policy's headroom is free.
@@ -291,10 +305,10 @@ impl Inner {
 
     /// Removes a row, whatever its importance. Returns whether it was there.
     pub(super) fn remove_row(&self, table: &Table, key: u64) -> bool {
-        let (key, hash) = table.resolve(key);
+        let hash = table.resolve(key);
         let guard = self.reclaimer.pin();
         let chains = table.chains(&self.slabs);
-        while let Some(head) = table.find(&chains, key, hash, &guard) {
+        while let Some(head) = table.find(&chains, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
             if let Ok(claim) = chains.claim(head) {
                 self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);

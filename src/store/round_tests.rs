@@ -3,6 +3,7 @@
 use super::round::Pass;
 use crate::failpoint::{Action, Point, arm};
 use crate::{FiitedConfig, Policy, PruneReport, Stats, Store, StoreConfig, TableConfig, TableId};
+use std::time::Duration;
 
 const BUDGET: u64 = 8 << 20;
 const DIM: usize = 16;
@@ -35,6 +36,11 @@ fn train(store: &Store, table: usize, keys: std::ops::Range<u64>, gradient: impl
 /// More important with every key.
 fn rising(key: u64) -> f32 {
     1.0 + key as f32
+}
+
+/// Unrelated to places: what goes leaves holes everywhere.
+fn scattered(key: u64) -> f32 {
+    1.0 + (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32
 }
 
 fn prune_to(store: &Store, held: u64) -> (PruneReport, Stats) {
@@ -129,13 +135,50 @@ fn a_stalled_reader_does_not_make_pruning_to_a_size_take_more() {
     store.validate().unwrap();
 }
 
+/// Prunes to 95 % beside a reader that leaves right after a compaction, and comes again at once if it is told to.
+fn prune_beside_a_reader(gradient: fn(u64) -> f32, compactions: u32, again: bool) {
+    let store = &store(no_rounds());
+    train(store, 0, 0..20_000, gradient);
+    store.inner.collect();
+    let full = store.stats();
+    let target = full.held / 100 * 95;
+    let pin = store.inner.reclaimer.pin();
+    let (report, after) = std::thread::scope(|scope| {
+        let (armed, started) = std::sync::mpsc::channel();
+        let pruner = scope.spawn(move || {
+            armed.send(arm(std::thread::current().id(), Point::Compacted, compactions, Action::Stall)).unwrap();
+            prune_to(store, target)
+        });
+        let trap = started.recv().unwrap();
+        assert!(trap.wait(Duration::from_secs(60)), "no compaction {compactions}");
+        drop(pin);
+        store.inner.collect();
+        assert_eq!(store.stats().retired, 0);
+        let _pin = again.then(|| store.inner.reclaimer.pin());
+        drop(trap);
+        pruner.join().unwrap()
+    });
+    let part = after.live as f64 / full.live as f64;
+    assert!(part > 0.92, "{part} live after {compactions}, {again}: {report:?} {after:?}");
+    let (report, after) = prune_to(store, target);
+    let part = after.live as f64 / full.live as f64;
+    assert!(after.held <= target && part > 0.92, "{part} live in the end: {report:?} {after:?}");
+}
+
+#[test]
+fn readers_that_come_and_go_do_not_make_pruning_to_a_size_take_more() {
+    // What a reader kept until after a compaction is free then, in superblocks that nobody has gathered yet.
+    (0..4).for_each(|compactions| prune_beside_a_reader(scattered, compactions, false));
+    // Superblocks that run empty then wait for the next reader.
+    prune_beside_a_reader(rising, 2, true);
+}
+
 #[test]
 fn what_may_stay_free_does_not_make_pruning_to_a_size_take_more() {
     for ratio in [1.05, 2.0] {
         let config = StoreConfig::new(BUDGET).policy(Policy::Fiited(no_rounds())).resident_target(ratio);
         let store = Store::new(config, vec![TableConfig::new("t", DIM)]).unwrap();
-        // Unrelated to places: what goes leaves holes everywhere.
-        train(&store, 0, 0..20_000, |key| 1.0 + (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32);
+        train(&store, 0, 0..20_000, scattered);
         let full = store.stats();
         let (report, after) = prune_to(&store, full.held / 100 * 95);
         let part = after.live as f64 / full.live as f64;
@@ -219,7 +262,8 @@ fn utilities(store: &Store) -> std::collections::BTreeMap<u64, f32> {
         let next = table.rows_of_segment(at, guard, &mut rows);
         chains.peek(&rows, |position, tail, info| {
             if tail.is_none() {
-                found.insert(chains.key(rows[position].1), info.utility);
+                let (tag, head) = rows[position];
+                found.insert(table.row_key(chains.hash(tag, head)), info.utility);
             }
         });
         next

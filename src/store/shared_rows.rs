@@ -6,6 +6,7 @@ use crate::rowcopy;
 use crate::sequence::{self, Claim};
 use crate::simd::Kernels;
 use crate::sync::{AtomicU32, Ordering};
+use std::ops::Range;
 
 /// `rows` records of `[ sequence | row state? | weights | state ]`, always live.
 pub(super) struct SharedRows {
@@ -77,13 +78,13 @@ impl SharedRows {
         rowcopy::prefetch_words(&self.record(row)[..self.payload + self.dim]);
     }
 
-    /// Copies a row's weights, `[dim]`.
+    /// Copies the weights of some of a row's dimensions to their places in `out`, `[dim]`.
     #[inline]
-    pub(super) fn read(&self, row: usize, out: &mut [f32]) {
+    pub(super) fn read(&self, row: usize, dims: impl Iterator<Item = Range<usize>> + Clone, out: &mut [f32]) {
         let record = self.record(row);
         let weights = &record[self.payload..self.payload + self.dim];
         let copied = sequence::read(record, || {
-            rowcopy::load(weights, out);
+            dims.clone().for_each(|dims| rowcopy::load(&weights[dims.clone()], &mut out[dims]));
             Some(())
         });
         debug_assert!(copied.is_ok(), "shared rows are always live");

@@ -3,9 +3,10 @@
 use super::shared_rows::SharedRows;
 use super::stats::Events;
 use crate::budget::{Budget, OverBudget};
-use crate::chain::{Chains, RowAt, RowLayout};
+use crate::chain::{Chains, Ordinals, RowAt, RowLayout};
 use crate::config::{Fallback, Init, Keys, TableConfig};
 use crate::directory::Directory;
+use crate::hash::{mix, tag, unmix};
 use crate::id::ChunkIndex;
 use crate::reclaim::Slabs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -91,22 +92,20 @@ impl Table {
         Chains { layout: &self.layout, heads: slabs.get(self.heads), tails: slabs.get(self.tails) }
     }
 
-    /// The row that a key names, and its hash.
+    /// The hash of the row that a key names. The row's own key is this hash [turned back](Self::row_key).
     #[inline]
-    pub(super) fn resolve(&self, key: u64) -> (u64, u64) {
+    pub(super) fn resolve(&self, key: u64) -> u64 {
         let hash = self.hash(key);
         match self.config.keys {
-            Keys::Exact => (key, hash),
-            Keys::Hashed { virtual_rows } => {
-                let row = ((u128::from(hash) * u128::from(virtual_rows)) >> 64) as u64;
-                (row, self.hash(row))
-            }
+            Keys::Exact => hash,
+            Keys::Hashed { virtual_rows } => self.hash(((u128::from(hash) * u128::from(virtual_rows)) >> 64) as u64),
         }
     }
 
-    /// The hash that [`resolve`](Self::resolve) gives with a row's key.
+    /// The hash of a row's own key.
+    #[inline]
     pub(super) fn hash(&self, row_key: u64) -> u64 {
-        xxh3_64_with_seed(&row_key.to_le_bytes(), self.seed)
+        mix(row_key, self.seed)
     }
 
     /// Puts the rows of the segment that has a tag in place of what is in `rows`, and returns where the next one begins.
@@ -115,10 +114,15 @@ impl Table {
         self.directory.walk(at, guard, |tag, head| rows.push((tag, head)))
     }
 
-    /// The row of a resolved key, if it is live.
+    /// The row's own key: for hashed keys, the number of the virtual row.
+    pub(super) fn row_key(&self, hash: u64) -> u64 {
+        unmix(hash, self.seed)
+    }
+
+    /// The row of a hash, if it is live.
     #[inline]
-    pub(super) fn find(&self, chains: &Chains<'_>, key: u64, hash: u64, guard: &Guard) -> Option<ChunkIndex> {
-        self.directory.find(tag(hash), guard, |head| chains.probe(head, key))
+    pub(super) fn find(&self, chains: &Chains<'_>, hash: u64, guard: &Guard) -> Option<ChunkIndex> {
+        self.directory.find(tag(hash), guard, |head| chains.probe(head, hash))
     }
 
     pub(super) fn learning_rate(&self) -> f32 {
@@ -202,12 +206,20 @@ impl Table {
         }
     }
 
-    /// Fills `out`, `[dim]`, with what a row without chunks reads as.
+    /// Fills the dimensions of `out`, `[dim]`, that have no chunk in `live` with what stands in for them.
     #[inline]
-    pub(super) fn read_fallback(&self, hash: u64, out: &mut [f32]) {
+    pub(super) fn read_missing(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
+        if live.len() < self.layout.chunks {
+            self.read_fallback(hash, live, out);
+        }
+    }
+
+    fn read_fallback(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
+        let missing = (0..self.layout.chunks).filter(|&ordinal| !live.contains(ordinal));
+        let missing = missing.map(|ordinal| self.layout.dims(ordinal));
         match &self.shared {
-            None => out.fill(0.0),
-            Some(shared) => shared.read(self.shared_row(shared, hash), out),
+            None => missing.for_each(|dims| out[dims].fill(0.0)),
+            Some(shared) => shared.read(self.shared_row(shared, hash), missing, out),
         }
     }
 
@@ -227,7 +239,7 @@ impl Table {
         weights.fill(0.0);
         if self.shared.is_some() {
             row.resize(self.layout.dim, 0.0);
-            self.read_fallback(hash, row);
+            self.read_missing(hash, &Ordinals::default(), row);
             weights[..dims.len()].copy_from_slice(&row[dims.clone()]);
         }
         if let Init::Uniform { bound } = self.config.init {
@@ -241,15 +253,13 @@ impl Table {
     }
 }
 
-/// The bits of a hash that the directory uses.
-#[inline]
-pub(super) fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Optimizer, Policy, StoreConfig};
+    use crate::hash::join;
+    use crate::id::TableId;
+    use crate::store::Store;
 
     #[test]
     fn an_overflowing_norm_does_not_spoil_the_scale() {
@@ -263,6 +273,31 @@ mod tests {
             table.learn_scale(mean);
             assert!((1.0..=2.0).contains(&table.scale()), "{} after {mean}", table.scale());
         }
+    }
+
+    /// The head keeps half of a key's hash and the directory the other: neither half alone makes two keys one row.
+    #[test]
+    fn keys_that_share_half_of_their_hash_have_rows_of_their_own() {
+        let config = StoreConfig::new(4 << 20).policy(Policy::None);
+        let tables = vec![TableConfig::new("t", 4).optimizer(Optimizer::Sgd { lr: 1.0 })];
+        let store = Store::new(config, tables).unwrap();
+        let (table, id) = (&store.inner.tables[0], TableId::new(0));
+        let halves = (0..40).flat_map(|tag| (0..40).map(move |low| (tag, low)));
+        let keys: Vec<u64> = halves.map(|(tag, low)| table.row_key(join(tag << 20, low))).collect();
+        let grads: Vec<f32> = (0..keys.len()).flat_map(|position| [-(position as f32); 4]).collect();
+        for _ in 0..2 {
+            // The first time makes the rows, the second steps them by -1 times the gradient.
+            store.apply_gradients(id, &keys, &grads).unwrap();
+        }
+        let mut out = vec![0.0; grads.len()];
+        store.gather(id, &keys, &mut out).unwrap();
+        assert!(out.iter().zip(&grads).all(|(value, grad)| *value == -grad));
+        store.validate().unwrap();
+        let mut listed: Vec<u64> = store.iter(id).unwrap().map(|row| row.key).collect();
+        let mut keys = keys;
+        keys.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, keys);
     }
 
     #[test]

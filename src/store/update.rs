@@ -1,13 +1,12 @@
 //! Training rows: gradients to weights, to utilities, and to the wish for more chunks.
 
-use super::gather::in_waves;
+use super::gather::{Touch, in_order};
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
 use crate::chain::{Chains, Ordinals};
 use crate::failpoint::{Point, reach};
 use crate::id::{ChunkIndex, Info, TableId};
-use crate::optim::PAYLOAD_MAX;
 use crate::rowcopy;
 use crate::scratch::Combined;
 use crate::sequence::{Claim, Gone};
@@ -52,22 +51,31 @@ impl Inner {
             let scratch = &mut *scratch.borrow_mut();
             let simd = Kernels::get();
             let resolved = keys.iter().map(|&key| table.resolve(key));
-            scratch.combined.fill(simd, table.layout.dim, resolved, gradient);
-            self.apply_combined(id, table, simd, scratch)
+            scratch.combined.fill(simd, table.layout.dim, resolved, &gradient);
+            self.apply_combined(id, table, simd, scratch, &gradient)
         })
     }
 
-    fn apply_combined(&self, id: TableId, table: &Table, simd: Kernels, scratch: &mut Scratch) -> (Applied, Growth) {
+    fn apply_combined<'g>(
+        &self,
+        id: TableId,
+        table: &Table,
+        simd: Kernels,
+        scratch: &mut Scratch,
+        gradient: &impl Fn(usize) -> (&'g [f32], f32),
+    ) -> (Applied, Growth) {
         let guard = &self.reclaimer.pin();
         let chains = &table.chains(&self.slabs);
         let step = RowStep { table, chains, simd, lr: table.learning_rate(), inflation: self.clock.inflation() };
         let (dim, combined) = (table.layout.dim, &scratch.combined);
-        let mut applied = Applied { unique: combined.keys.len() as u64, ..Applied::default() };
+        let mut applied = Applied { unique: combined.hashes.len() as u64, ..Applied::default() };
         scratch.wanted.clear();
+        scratch.payload.clear();
+        scratch.payload.resize(table.layout.payload_words(), 0.0);
         let (mut norms, mut accesses) = (0f64, 0u64);
-        let keys = combined.keys.iter().copied().zip(combined.hashes.iter().copied());
-        in_waves(table, chains, keys, guard, |position, located| {
-            let grad = &combined.grads[position * dim..(position + 1) * dim];
+        let hashes = combined.hashes.iter().copied();
+        in_order(table, chains, hashes, Touch::All, guard, |position, located| {
+            let grad = combined.gradient(position, dim, gradient);
             let count = combined.counts[position];
             let squares = simd.sum_squares(grad);
             norms += f64::from(count) * f64::from(squares).sqrt();
@@ -75,12 +83,12 @@ impl Inner {
             let mut row = located.row(table, chains, guard);
             let wanted = loop {
                 let Some(head) = row else { break step.missing(squares, count, Ordinals::default(), 0) };
-                match step.present(head, grad, squares, count) {
+                match step.present(head, grad, squares, count, &mut scratch.payload) {
                     Ok(wanted) => {
                         applied.updated += 1;
                         break wanted;
                     }
-                    Err(Gone) => row = table.find(chains, located.key, located.hash, guard),
+                    Err(Gone) => row = table.find(chains, located.hash, guard),
                 }
             };
             if let Some((utility, live)) = wanted {
@@ -94,7 +102,7 @@ impl Inner {
         applied.missed = applied.unique - applied.updated;
         bump(&table.counters.missed, applied.missed);
         if table.shared.is_some() {
-            self.train_fallback(table, simd, scratch);
+            self.train_fallback(table, simd, scratch, gradient);
         }
         let growth = self.wish(id, table, scratch, guard);
         (applied, growth)
@@ -110,8 +118,9 @@ impl Inner {
         let per_unit = if table.scale() > 0.0 { table.scale().recip() } else { 0.0 };
         let mut candidates = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let (key, hash) = (combined.keys[wanted.position], combined.hashes[wanted.position]);
-            candidates.push(Candidate { table: id, key, hash, importance: wanted.utility * per_unit });
+            let hash = combined.hashes[wanted.position];
+            let has_row = wanted.live != Ordinals::default();
+            candidates.push(Candidate { table: id, hash, has_row, importance: wanted.utility * per_unit });
         }
         if self.config.deterministic {
             self.pending.lock().append(&mut candidates);
@@ -122,7 +131,13 @@ impl Inner {
 
     /// Gives the gradients of missing dimensions to the shared rows that stood in for them, each row one step with the
     /// sum of what came to it.
-    fn train_fallback(&self, table: &Table, simd: Kernels, scratch: &mut Scratch) {
+    fn train_fallback<'g>(
+        &self,
+        table: &Table,
+        simd: Kernels,
+        scratch: &mut Scratch,
+        gradient: &impl Fn(usize) -> (&'g [f32], f32),
+    ) {
         let Some(shared) = &table.shared else { return };
         let dim = table.layout.dim;
         let Scratch { combined, wanted, shared_order, row, payload } = scratch;
@@ -139,7 +154,7 @@ impl Inner {
             row.resize(dim, 0.0);
             while at < shared_order.len() && shared_order[at].0 == target {
                 let wanted = wanted[shared_order[at].1];
-                let grad = &combined.grads[wanted.position * dim..(wanted.position + 1) * dim];
+                let grad = combined.gradient(wanted.position, dim, gradient);
                 for ordinal in (0..table.layout.chunks).filter(|&ordinal| !wanted.live.contains(ordinal)) {
                     let dims = table.layout.dims(ordinal);
                     simd.add(&mut row[dims.clone()], &grad[dims]);
@@ -174,24 +189,29 @@ impl RowStep<'_> {
         Some((count as f32 * norm * self.inflation, live))
     }
 
-    /// Steps the live chunks of the row at `head`.
+    /// Steps the live chunks of the row at `head`. `squares` is the gradient's; `payload` is scratch of a chunk's size.
     #[inline]
-    fn present(&self, head: ChunkIndex, grad: &[f32], squares: f32, count: u32) -> Result<Missing, Gone> {
+    fn present(
+        &self,
+        head: ChunkIndex,
+        grad: &[f32],
+        squares: f32,
+        count: u32,
+        payload: &mut [f32],
+    ) -> Result<Missing, Gone> {
         let claim = self.chains.claim(head)?;
         let layout = &self.table.layout;
         let row_state = self.row_state(&claim, grad);
         let mut live = Ordinals::default();
         let (mut chunks, mut live_squares) = (0, 0.0);
-        let mut payload = [0f32; PAYLOAD_MAX];
         for chunk in self.chains.chunks(&claim) {
             let Info { utility, ordinal } = chunk.info();
             let grad = &grad[layout.dims(ordinal as usize)];
-            let payload = &mut payload[..layout.payload_words()];
             rowcopy::load(&chunk.payload[..payload.len()], payload);
             self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
             rowcopy::store(payload, &chunk.payload[..payload.len()]);
             reach(Point::ChunkStepped);
-            let chunk_squares = self.simd.sum_squares(grad);
+            let chunk_squares = if layout.chunks == 1 { squares } else { self.simd.sum_squares(grad) };
             chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
             live.insert(ordinal as usize);
             chunks += 1;

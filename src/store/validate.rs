@@ -1,8 +1,9 @@
 //! Walking everything, to see that the invariants hold.
 
 use super::Inner;
-use super::table::{Table, tag};
+use super::table::Table;
 use crate::chain::Ordinals;
+use crate::config::Keys;
 use crate::error::Violation;
 use crate::id::ChunkIndex;
 use crate::sync::Ordering;
@@ -65,16 +66,14 @@ impl Inner {
         }
         let mut keys = HashSet::new();
         let mut by_chunks = vec![0u64; table.layout.chunks + 1];
-        for (word_tag, head) in rows {
-            let key = chains.key(head);
-            let hash = table.hash(key);
-            hold!(
-                tag(hash) == word_tag,
-                "`{name}`: key {key} is under tag {word_tag:#x}, its hash has {:#x}",
-                tag(hash)
-            );
+        for (tag, head) in rows {
+            let hash = chains.hash(tag, head);
+            let key = table.row_key(hash);
+            if let Keys::Hashed { virtual_rows } = table.config.keys {
+                hold!(key < virtual_rows, "`{name}`: row {key} of {virtual_rows} virtual rows");
+            }
             hold!(keys.insert(key), "`{name}`: key {key} has two rows");
-            hold!(table.find(&chains, key, hash, &guard) == Some(head), "`{name}`: key {key} is not found where it is");
+            hold!(table.find(&chains, hash, &guard) == Some(head), "`{name}`: key {key} is not found where it is");
             hold!(live[table.heads].insert(head), "`{name}`: key {key} shares its head record");
             let Ok(claim) = chains.try_claim(head) else {
                 return Err(Violation {

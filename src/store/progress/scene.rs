@@ -1,8 +1,8 @@
 //! A store in which every point can be come to, and what threads do with it.
 
 use super::cases::{Claims, Script};
+use crate::hash::tag;
 use crate::sequence::Unclaimed;
-use crate::store::table::tag;
 use crate::{Decay, Fallback, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use std::collections::HashSet;
 
@@ -109,9 +109,9 @@ impl Scene {
         let mut claimed = HashSet::new();
         let mut at = Some(0);
         while let Some(from) = at {
-            at = table.directory.walk(from, &guard, |_, head| {
+            at = table.directory.walk(from, &guard, |tag, head| {
                 if chains.try_claim(head).is_err_and(|why| why == Unclaimed::Busy) {
-                    claimed.insert(chains.key(head));
+                    claimed.insert(table.row_key(chains.hash(tag, head)));
                 }
             });
         }
