@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 struct Counting;
 
 /// Since the program began.
-pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+pub(crate) static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: all of it is the system's allocator, counted.
 unsafe impl GlobalAlloc for Counting {
