@@ -35,9 +35,12 @@ pub(crate) struct CompareArgs {
     /// Bytes of full size over those of the budget
     #[arg(long, value_delimiter = ',', default_value = "5,10,20,100")]
     ratios: Vec<f64>,
-    /// Seeds 1 to N: of generated streams, of initial weights and of hashes
+    /// Seeds 1 to N: of initial weights, of hashes and, unless --stream-seed is given, of generated streams
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: u64,
+    /// The generated stream of every seed; without it each seed has a stream of its own
+    #[arg(long, value_name = "SEED")]
+    stream_seed: Option<u64>,
     /// Rows of the stream, held-out ones included; generated streams have 1,200,000 unless told, files all they have
     #[arg(long, value_name = "N")]
     rows: Option<u64>,
@@ -105,10 +108,10 @@ impl FromStr for Source {
             Ok(Path::new(&dir).join(file))
         };
         Ok(match name {
-            "criteo-like" => generated(Truth::Head, 4_000_000, 0, 1.075, 1_000_000),
+            "criteo-like" => generated(Truth::Single, 4_000_000, 0, 1.075, 1_000_000),
             "tail-heavy" => generated(Truth::Tail, 0, 0, 0.75, 300_000),
             // One shift, in the middle of what is trained on.
-            "drifting" => generated(Truth::Head, 0, 1, 1.075, 1_000_000),
+            "drifting" => generated(Truth::Single, 0, 1, 1.075, 1_000_000),
             "planted" => generated(Truth::Planted, 0, 0, 1.075, 1_000_000),
             "criteo" => Source::Criteo(log("criteo_60k.txt.gz")?),
             "globo" => Source::Globo(log("globo_days0-8.csv.zst")?),
@@ -141,7 +144,7 @@ impl Source {
         let trained = rows.unwrap_or(0).saturating_sub(holdout as u64);
         Some(
             GeneratorConfig::default()
-                .seed(seed)
+                .seed(args.stream_seed.unwrap_or(seed))
                 .rows(rows.unwrap_or(0))
                 .truth(truth)
                 .drift_rows(drift_rows)
@@ -238,7 +241,7 @@ impl CompareArgs {
         ratios.sort_by(f64::total_cmp);
         ratios.dedup();
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let one_stream = !matches!(source, Source::Generated { .. });
+        let one_stream = self.stream_seed.is_some() || !matches!(source, Source::Generated { .. });
         Ok(Plan { methods, ratios, seeds: (1..=self.seeds).collect(), setup, one_stream, threads })
     }
 
@@ -247,7 +250,7 @@ impl CompareArgs {
         let (rows, holdout) = source.rows(self);
         let generator = source.generator(self, 0).map(|config| format!("{config:?}"));
         serde_json::json!({
-            "data": self.data, "generator": generator, "rows": rows, "holdout": holdout, "dim": self.dim,
+            "data": self.data, "generator": generator, "stream-seed": self.stream_seed, "rows": rows, "holdout": holdout, "dim": self.dim,
             "batch": self.batch, "lr": self.lr, "dense-optimizer": self.dense_optimizer, "dense-lr": self.dense_lr, "bottom": self.bottom, "top": self.top,
             "window": self.window,
         })

@@ -19,6 +19,10 @@ const DENSE_STD: f64 = 0.57;
 const MAIN_STD: f64 = 0.82;
 const PAIR_STD: f64 = 0.95;
 
+/// Where single ids say most.
+const SINGLE_MAIN_STD: f64 = 1.0;
+const SINGLE_PAIR_STD: f64 = 0.4;
+
 /// Where the truth lies in rare ids: what their single effects and pairs contribute, and how much less the features of few
 /// ids say.
 const TAIL_MAIN_STD: f64 = 1.2;
@@ -34,6 +38,9 @@ pub enum Truth {
     /// Frequent ids above all: single effects fall slowly with an id's rank, latent coordinates fast.
     #[default]
     Head,
+    /// As [`Head`](Truth::Head), but six times as much of the variance is in single effects as in pairs, as in logs of clicks:
+    /// what a model finds then depends little on its initial weights.
+    Single,
     /// Rare ids as much as frequent ones, in the features that have many ids.
     Tail,
     /// As [`Head`](Truth::Head), but of the ids of some frequency every second one, by chance, needs all latent coordinates
@@ -111,7 +118,7 @@ impl Teacher {
             main += self.main_weights[f] * normals(hash)[0] / (1.0 + fall * log_rank);
             let need = match self.truth {
                 Truth::Planted => planted_need(id.rank, hash),
-                Truth::Head | Truth::Tail => latent_need(log_rank, hash),
+                Truth::Head | Truth::Single | Truth::Tail => latent_need(log_rank, hash),
             };
             if need == 0 {
                 continue;
@@ -159,6 +166,7 @@ impl Teacher {
         };
         let (main, pair) = match self.truth {
             Truth::Tail => (TAIL_MAIN_STD, TAIL_PAIR_STD),
+            Truth::Single => (SINGLE_MAIN_STD, SINGLE_PAIR_STD),
             Truth::Head | Truth::Planted => (MAIN_STD, PAIR_STD),
         };
         self.scale = Parts {
