@@ -141,6 +141,7 @@ impl Grower<'_> {
                 table.count_row(0, 1);
                 bump(&table.counters.admitted, 1);
                 self.growth.admitted += 1;
+                self.inner.remember_newcomer(candidate);
                 Ok(true)
             }
             Ok(Inserted::Exists(_)) => {

@@ -127,6 +127,10 @@ fn set_stored(stored: &mut Stored, name: &str, value: &str) -> bool {
         "chunk" => return value.parse().map(|chunk| stored.chunk = chunk).is_ok(),
         "period" => return value.parse().map(|steps| policy.period_steps = steps).is_ok(),
         "warmup" => return value.parse().map(|steps| policy.warmup_steps = steps).is_ok(),
+        "decay" if value == "adaptive" => {
+            policy.decay = Decay::Adaptive;
+            return true;
+        }
         "decay" => {
             let (number, kind): (&str, fn(f32) -> Decay) = match value.strip_suffix('x') {
                 Some(number) => (number, Decay::PerCapacity),
