@@ -67,7 +67,7 @@ impl Inner {
     /// Chooses some of the rows that were admitted.
     pub(super) fn remember_newcomer(&self, candidate: &Candidate) {
         // While everything has room nobody is admitted on an estimate.
-        if candidate.hash % EVERY != 0 || self.threshold() == 0.0 || !self.clock.is_adaptive() {
+        if !candidate.hash.is_multiple_of(EVERY) || self.threshold() == 0.0 || !self.clock.is_adaptive() {
             return;
         }
         let mut newcomers = self.newcomers.lock();
