@@ -8,6 +8,7 @@ use super::Inner;
 use super::grow::Candidate;
 use crate::config::{Decay, FiitedConfig, Policy};
 use crate::id::TableId;
+use crate::sequence::Unclaimed;
 use std::collections::VecDeque;
 
 /// How many are looked at together.
@@ -70,7 +71,8 @@ impl Inner {
         if !candidate.hash.is_multiple_of(EVERY) || self.threshold() == 0.0 || !self.clock.is_adaptive() {
             return;
         }
-        let mut newcomers = self.newcomers.lock();
+        // Whoever does not get the lock at once goes on without: nobody waits for a thread that stopped in here.
+        let Some(mut newcomers) = self.newcomers.try_lock() else { return };
         if newcomers.admitted < SAMPLE {
             newcomers.admitted += 1;
             let Candidate { table, hash, importance, .. } = *candidate;
@@ -85,29 +87,33 @@ impl Inner {
             return;
         }
         let due = self.clock.age() - std::f64::consts::LN_2;
-        let mut newcomers = self.newcomers.lock();
+        let Some(mut newcomers) = self.newcomers.try_lock() else { return };
         // In the order of their admission, but for threads that came to the lock in another.
-        while newcomers.waiting.front().is_some_and(|first| first.age <= due)
-            && let Some(newcomer) = newcomers.waiting.pop_front()
-        {
-            let ratio = self.importance_now(&newcomer) / newcomer.importance.max(f32::MIN_POSITIVE);
+        while let Some(newcomer) = newcomers.waiting.front().filter(|first| first.age <= due) {
+            // A row that others keep claimed is looked at after another step.
+            let Some(importance) = self.importance_now(newcomer) else { return };
+            let ratio = importance / newcomer.importance.max(f32::MIN_POSITIVE);
+            newcomers.waiting.pop_front();
             if let Some(mean) = newcomers.note(ratio) {
                 self.clock.adapt(mean);
             }
         }
     }
 
-    /// The importance of its most important chunk; 0 if the row has gone.
-    fn importance_now(&self, newcomer: &Newcomer) -> f32 {
+    /// The importance of its most important chunk: 0 if the row has gone, `None` while it is claimed.
+    fn importance_now(&self, newcomer: &Newcomer) -> Option<f32> {
         let guard = self.reclaimer.pin();
         let table = &self.tables[newcomer.table.index()];
         let chains = table.chains(&self.slabs);
-        let Some(claim) = table.find(&chains, newcomer.hash, &guard).and_then(|head| chains.claim(head).ok()) else {
-            return 0.0;
+        let Some(head) = table.find(&chains, newcomer.hash, &guard) else { return Some(0.0) };
+        let claim = match chains.try_claim(head) {
+            Ok(claim) => claim,
+            Err(Unclaimed::Gone) => return Some(0.0),
+            Err(Unclaimed::Busy) => return None,
         };
         let utility = chains.chunks(&claim).map(|chunk| chunk.info().utility).fold(0.0, f32::max);
         let importance = utility / table.scale().max(f32::MIN_POSITIVE) / self.clock.inflation();
-        if importance.is_finite() { importance } else { 0.0 }
+        Some(if importance.is_finite() { importance } else { 0.0 })
     }
 }
 
