@@ -90,6 +90,8 @@ mod sketch;
 mod slab;
 #[cfg(not(loom))]
 mod store;
+#[cfg(all(feature = "cli", not(loom)))]
+mod study;
 mod superblocks;
 mod sync;
 mod watch;

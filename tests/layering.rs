@@ -59,8 +59,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
     ("data", &[]),
     ("dlrm", &["data", "simd", "sync"]),
-    ("report", &["data", "dlrm"]),
-    ("cli", &["data", "dlrm", "report", "sync"]),
+    ("study", &["data", "dlrm", "simd", "sync"]),
+    ("report", &["data", "dlrm", "study"]),
+    ("cli", &["data", "dlrm", "report", "study", "sync"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -1,7 +1,8 @@
-//! The `dimslab` command: `train`, `generate`, `inspect` and `soak`.
+//! The `dimslab` command: `train`, `compare`, `generate`, `inspect` and `soak`.
 //!
 //! Exit codes: 0 success; 2 flags, configuration or data at fault; 1 anything else that failed; 130 interrupted.
 
+mod compare;
 mod error;
 mod inspect;
 mod print;
@@ -42,6 +43,11 @@ enum Command {
     /// Without --data and --policy: the embedded stream twice, at full size and in a tenth of its bytes, and a table
     /// of the two.
     Train(Box<TrainArgs>),
+    /// Compare embedding methods at equal bytes
+    ///
+    /// Every method, ratio and seed is a trial of one pass on one thread: the same model, the same batches. Prints tables
+    /// of means over seeds with 95 % intervals and writes them, and a page with charts, to --out.
+    Compare(Box<compare::CompareArgs>),
     /// Write the embedded stream to a file in Criteo's format
     Generate(GenerateArgs),
     /// Print a run from the directory it wrote
@@ -100,6 +106,7 @@ enum Ended {
 pub fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Train(args) => train::command(*args),
+        Command::Compare(args) => compare::command(&args),
         Command::Generate(args) => source::generate(&args),
         Command::Inspect { dir } => inspect::command(&dir),
         Command::Soak(args) => soak::command(&args),

@@ -175,6 +175,7 @@ impl Grower<'_> {
                 bump(&table.counters.grown, grown as u64);
                 self.growth.admitted += 1;
                 self.growth.grown += grown as u64;
+                self.inner.remember_newcomer(candidate);
                 outcome
             }
             Ok(Inserted::Exists(_)) => {

@@ -8,6 +8,7 @@ pub(crate) mod fuzzing;
 mod gather;
 mod grow;
 mod iter;
+mod newcomers;
 mod plan;
 mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -37,6 +38,7 @@ use crate::superblocks::{AllocError, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Mutex};
 use clock::Clock;
 use grow::{Candidate, Growth};
+use newcomers::Newcomers;
 use plan::Plan;
 use pruner::Pruner;
 use round::RoundScratch;
@@ -130,6 +132,7 @@ struct Inner {
     pressure: AtomicBool,
     /// Deterministic mode: what waits for the end of the step.
     pending: Mutex<Vec<Candidate>>,
+    newcomers: Mutex<Newcomers>,
     round: Mutex<RoundScratch>,
 }
 
@@ -266,6 +269,7 @@ impl Store {
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
         self.inner.move_price(false);
+        self.inner.look_at_newcomers();
         let mut report = StepReport { step, ..StepReport::default() };
         if self.inner.config.deterministic {
             let growth = self.inner.grow_pending();
@@ -405,6 +409,7 @@ impl Inner {
             breadth: AtomicU32::new(1f32.to_bits()),
             pressure: AtomicBool::new(false),
             pending: Mutex::new(Vec::new()),
+            newcomers: Mutex::new(Newcomers::new(&config.policy)),
             round: Mutex::new(RoundScratch::new()),
             config,
         })

@@ -1,5 +1,6 @@
 //! Sizes of a store, worked out before anything is allocated.
 
+use super::newcomers::Newcomers;
 use super::round::RoundScratch;
 use super::table::Table;
 use crate::chain::RowLayout;
@@ -66,6 +67,7 @@ impl Plan {
         };
         let mut fixed =
             Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
+        fixed += Newcomers::bytes(&config.policy);
         for (table, layout) in tables.iter().zip(&layouts) {
             let bytes = Table::fixed_bytes(table, layout);
             fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
