@@ -39,7 +39,7 @@ UNPINNED = "unsafe { crossbeam_epoch::unprotected() }"
 STALLED = "--lib store::progress::a_thread_that_stops_anywhere_holds_up_only_who_needs_what_it_holds"
 HANDFUL, NO_UPDATE = "a_handful_of_keys_comes_and_goes", "no_update_is_lost_while_rows_around_come"
 WRITE_ROW = """\
-        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
+        let outcome = self.write(table, chains, candidate, whole, head);
         reach(Point::RowWritten);
 """
 ENTER_ROW = """\
@@ -296,7 +296,7 @@ BUGS = [
         WRITE_ROW + ENTER_ROW, ENTER_ROW + WRITE_ROW,
         "shuttle", "rows_made_by_all_are_there_once"),
     Bug("bug_reader_believes_at_once_shuttle", "src/sequence.rs",
-        "                && record[0].load(Ordering::Relaxed) == before\n", "",
+        "            && record[0].load(Ordering::Relaxed) == before\n", "",
         "shuttle", "one_keys_history_is_linearizable"),
     Bug("bug_bytes_on_their_way_not_counted", "src/store/round.rs",
         COUNTED_TWICE, LEFT_OUT,

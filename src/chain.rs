@@ -22,7 +22,7 @@ use crate::id::{ChunkIndex, Info};
 use crate::moment::{Keep, Moment};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
-use crate::slab::Slab;
+use crate::slab::{Records, Slab};
 use crate::sync::{AtomicU32, Ordering};
 use crate::watch::{LINK_LOAD, LINK_STORE};
 
@@ -158,6 +158,28 @@ impl Chunk<'_> {
     }
 }
 
+/// A head record and where it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'s> {
+    pub(crate) index: ChunkIndex,
+    record: &'s [AtomicU32],
+}
+
+impl<'s> Head<'s> {
+    /// The head of that index, among all of its size.
+    #[inline(always)]
+    pub(crate) fn at(heads: Records<'s>, index: ChunkIndex) -> Head<'s> {
+        Head { index, record: heads.get(index) }
+    }
+
+    /// Whether the record, which the directory has or had under the hash's tag, is of the key that has this hash.
+    #[inline]
+    pub(crate) fn has(&self, hash: u64) -> bool {
+        // Relaxed: it was written before the index was published, and stays until the record is reused.
+        self.record[HASH].load(Ordering::Relaxed) == low(hash)
+    }
+}
+
 impl<'s> Chains<'s> {
     /// Whether the record at `head`, which the directory has under the hash's tag, is a live row of the key that has
     /// this hash.
@@ -173,8 +195,7 @@ impl<'s> Chains<'s> {
     /// Whether the record at `head`, which the directory has or had under the hash's tag, is of the key that has this hash.
     #[inline]
     pub(crate) fn has(&self, head: ChunkIndex, hash: u64) -> bool {
-        // Relaxed: it was written before the index was published, and stays until the record is reused.
-        self.heads.record(head)[HASH].load(Ordering::Relaxed) == low(hash)
+        self.head(head).has(hash)
     }
 
     /// The hash of the row at `head`, which the directory has under `tag`.
@@ -189,22 +210,23 @@ impl<'s> Chains<'s> {
         (self.layout.chunks > 1).then(|| &record[HEAD_LINK])
     }
 
-    /// Asks the processor for a head record.
+    /// Where the record at `head` is.
     #[inline]
-    pub(crate) fn prefetch_head(&self, head: ChunkIndex) {
-        rowcopy::prefetch_words(self.heads.record(head));
+    pub(crate) fn head(&self, head: ChunkIndex) -> Head<'s> {
+        Head::at(self.heads.records(), head)
     }
 
-    /// Asks the processor for what a read of a head record touches.
+    /// Asks the processor for a head record: all of it, or what a read touches.
     #[inline]
-    pub(crate) fn prefetch_weights(&self, head: ChunkIndex) {
-        rowcopy::prefetch_words(&self.heads.record(head)[..self.layout.head_payload + self.layout.chunk]);
+    pub(crate) fn prefetch(&self, head: Head<'s>, all: bool) {
+        let words = if all { head.record.len() } else { self.layout.head_payload + self.layout.chunk };
+        rowcopy::prefetch_words(&head.record[..words]);
     }
 
     /// Asks the processor for the first tail of a row, once its head is near.
     #[inline]
-    pub(crate) fn prefetch_tail(&self, head: ChunkIndex) {
-        if let Some(tail) = self.head_link(self.heads.record(head)).and_then(|link| self.link(link)) {
+    pub(crate) fn prefetch_tail(&self, head: Head<'s>) {
+        if let Some(tail) = self.head_link(head.record).and_then(|link| self.link(link)) {
             rowcopy::prefetch_words(self.tails.record(tail));
         }
     }
@@ -261,14 +283,19 @@ impl<'s> Chains<'s> {
     /// others' places hold then is of no use.
     #[inline]
     pub(crate) fn read(&self, head: ChunkIndex, out: &mut [f32]) -> Result<Ordinals, Gone> {
-        let record = self.heads.record(head);
-        sequence::read(record, || self.copy_weights(record, out))
+        self.read_head(self.head(head), out)
     }
 
-    /// Like [`read`](Self::read), of a table whose rows have one chunk at most.
+    /// Like [`read`](Self::read), of a head that was found.
+    #[inline]
+    pub(crate) fn read_head(&self, head: Head<'s>, out: &mut [f32]) -> Result<Ordinals, Gone> {
+        sequence::read(head.record, || self.copy_weights(head.record, out))
+    }
+
+    /// Like [`read_head`](Self::read_head), of a table whose rows have one chunk at most.
     #[inline(always)]
-    pub(crate) fn read_single(&self, head: ChunkIndex, out: &mut [f32]) -> Result<(), Gone> {
-        let record = self.heads.record(head);
+    pub(crate) fn read_single(&self, head: Head<'s>, out: &mut [f32]) -> Result<(), Gone> {
+        let record = head.record;
         let weights = &record[self.layout.head_payload..self.layout.head_payload + out.len()];
         sequence::read(record, || {
             rowcopy::load(weights, out);
@@ -351,10 +378,10 @@ impl<'s> Chains<'s> {
     }
 
     /// The same, if nobody has the row.
-    pub(crate) fn look_at_once(&self, head: ChunkIndex) -> Option<Claim<'s>> {
-        let mut claim = sequence::try_claim(self.heads.record(head)).ok()?;
+    pub(crate) fn look_at_once(&self, head: ChunkIndex) -> Result<Claim<'s>, Unclaimed> {
+        let mut claim = sequence::try_claim(self.heads.record(head))?;
         claim.unchanged();
-        Some(claim)
+        Ok(claim)
     }
 
     /// Whether somebody has the row claimed at this moment.
@@ -457,13 +484,22 @@ impl<'s> Chains<'s> {
 
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
     pub(crate) fn grow(&self, claim: &Claim<'s>, tail: ChunkIndex, chunk: &NewChunk<'_>) {
+        self.link_tail(claim.record, tail, chunk);
+        reach(Point::ChunkGrown);
+    }
+
+    /// Like [`grow`](Self::grow), of a row that nobody else can reach yet.
+    pub(crate) fn grow_unpublished(&self, head: ChunkIndex, tail: ChunkIndex, chunk: &NewChunk<'_>) {
+        self.link_tail(self.heads.record(head), tail, chunk);
+    }
+
+    fn link_tail(&self, head: &[AtomicU32], tail: ChunkIndex, chunk: &NewChunk<'_>) {
         let record = self.tails.record(tail);
-        // Relaxed throughout: under the claim.
+        // Relaxed throughout: under the claim, or published with the head's index.
         record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
-        record[TAIL_LINK].store(claim.record[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
-        claim.record[HEAD_LINK].store(tail.raw(), LINK_STORE);
-        reach(Point::ChunkGrown);
+        record[TAIL_LINK].store(head[HEAD_LINK].load(Ordering::Relaxed), Ordering::Relaxed);
+        head[HEAD_LINK].store(tail.raw(), LINK_STORE);
     }
 
     /// Takes every chunk that `drop` names out of a claimed row and calls `retire` with the tail records that became

@@ -283,6 +283,10 @@ pub enum Decay {
     /// follows the number of rows that there is room for, whatever the batch size: long enough to tell them apart, and
     /// no longer. (Ageing a frequency sketch by the cache's size is TinyLFU's idea, Einziger et al. 2017, section 3.3.)
     PerCapacity(f32),
+    /// As [`PerCapacity`](Decay::PerCapacity), by a number from 2.5 to 20 that follows the stream and begins at 5: longer while
+    /// rows admitted of late lose importance like those that had a lucky streak, shorter while they keep it like those that
+    /// come into fashion.
+    Adaptive,
 }
 
 /// FIITED's policy (arXiv 2401.04408) and what dimslab adds to it.
@@ -295,7 +299,7 @@ pub enum Decay {
 /// everything gets its chunks at once.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FiitedConfig {
-    /// How fast utilities are forgotten. Defaults to half with every 5 accesses for each live row.
+    /// How fast utilities are forgotten. Defaults to [`Decay::Adaptive`].
     pub decay: Decay,
     /// Steps between two pruning rounds; a round also comes when the free part of the budget has run low. Defaults to 500.
     pub period_steps: u64,
@@ -316,7 +320,7 @@ pub struct FiitedConfig {
 impl Default for FiitedConfig {
     fn default() -> Self {
         FiitedConfig {
-            decay: Decay::PerCapacity(5.0),
+            decay: Decay::Adaptive,
             period_steps: 500,
             warmup_steps: 100,
             hysteresis: 0.2,
@@ -340,6 +344,7 @@ impl FiitedConfig {
                 let legal = accesses.is_finite() && accesses >= 0.1;
                 within("the decay's accesses per row", accesses, legal, "a finite number of at least 0.1")?;
             }
+            Decay::Adaptive => {}
         }
         within("the period", self.period_steps as f32, self.period_steps > 0, "at least 1 step")?;
         let hysteresis = self.hysteresis;
@@ -365,6 +370,7 @@ pub struct StoreConfig {
     pub(crate) deterministic: bool,
     pub(crate) resident_target: f64,
     pub(crate) snapshots: bool,
+    pub(crate) huge_pages: bool,
 }
 
 impl StoreConfig {
@@ -383,6 +389,7 @@ impl StoreConfig {
             deterministic: false,
             resident_target: Self::DEFAULT_RESIDENT_TARGET,
             snapshots: false,
+            huge_pages: false,
         }
     }
 
@@ -427,6 +434,16 @@ impl StoreConfig {
     #[must_use]
     pub fn snapshots(mut self, snapshots: bool) -> Self {
         self.snapshots = snapshots;
+        self
+    }
+
+    /// Rows are kept in huge pages of 2 MiB, as far as the system has them. Random rows of stores much larger than the
+    /// processor's caches are then read faster. Memory comes and goes 2 MiB at a time, which takes a moment, longest where
+    /// it is the first use of the system's memory; the largest record sizes of small budgets leave more of it free. A
+    /// system that has no such pages is an error when the store is made. Defaults to false.
+    #[must_use]
+    pub fn huge_pages(mut self, huge_pages: bool) -> Self {
+        self.huge_pages = huge_pages;
         self
     }
 

@@ -60,6 +60,9 @@ pub enum ConfigError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The system has no huge pages.
+    #[error("the system does not give huge pages: {0}; leave them out")]
+    HugePages(#[source] std::io::Error),
     /// The system would not start a thread.
     #[error("cannot start the pruning thread: {0}")]
     Thread(#[source] std::io::Error),

@@ -95,6 +95,8 @@ mod slab;
 pub mod snapshot;
 #[cfg(not(loom))]
 mod store;
+#[cfg(all(feature = "cli", not(loom)))]
+mod study;
 mod superblocks;
 mod sync;
 mod watch;

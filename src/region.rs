@@ -3,6 +3,9 @@
 //! The range is mapped once, without reserving memory, and never moves. A superblock is *committed* by touching it and
 //! *decommitted* by telling the system that its pages are no longer wanted, after which they read as zero. All of it is
 //! seen as 32-bit atomic words, because rows are read while they are written.
+//!
+//! Superblocks as large as a huge page begin where one can: the system may then have each in a huge page of its own, and
+//! takes it back as a whole.
 
 use crate::failpoint::{Point, fault};
 use crate::sync::AtomicU32;
@@ -11,11 +14,21 @@ use std::io;
 /// Superblock number `0` is never handed out, so that no chunk has index 0.
 pub(crate) const FIRST_SUPERBLOCK: u32 = 1;
 
+/// Bytes of a huge page, on processors whose usual pages have 4 KiB.
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+pub(crate) const HUGE_PAGE: u64 = 2 << 20;
+
 /// A reserved, zeroed range of words. Superblock `i` is words `i * superblock_words ..`.
 pub(crate) struct Region {
     memory: Memory,
+    /// Bytes before superblock 0.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    skipped: usize,
     superblock_words: usize,
     superblocks: u32,
+    /// Of all superblocks.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    words: usize,
 }
 
 /// The next mapping at these addresses is another's.
@@ -39,7 +52,39 @@ impl Region {
             .checked_mul(superblock_bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address range does not fit in usize"))?;
         fault(Point::Reserve)?;
-        Ok(Region { memory: map(bytes)?, superblock_words: superblock_bytes / 4, superblocks })
+        #[cfg(not(any(loom, shuttle, fuzzing)))]
+        if superblock_bytes as u64 == HUGE_PAGE {
+            let memory = map(bytes.saturating_add(superblock_bytes))?;
+            let skipped = memory.as_ptr().align_offset(superblock_bytes);
+            return Ok(Region {
+                memory,
+                skipped,
+                superblock_words: superblock_bytes / 4,
+                superblocks,
+                words: bytes / 4,
+            });
+        }
+        Ok(Region {
+            memory: map(bytes)?,
+            #[cfg(not(any(loom, shuttle, fuzzing)))]
+            skipped: 0,
+            superblock_words: superblock_bytes / 4,
+            superblocks,
+            #[cfg(not(any(loom, shuttle, fuzzing)))]
+            words: bytes / 4,
+        })
+    }
+
+    /// Asks the system to have each superblock, which is as large as a huge page, in one.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn ask_for_huge_pages(&self) -> io::Result<()> {
+        debug_assert_eq!(self.superblock_bytes(), HUGE_PAGE);
+        // With larger huge pages one superblock would bring its neighbours into memory, which are nobody's.
+        if page_bytes() != 4096 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "its pages are not of 4 KiB"));
+        }
+        let bytes = self.superblocks as usize * self.superblock_words * 4;
+        self.memory.advise_range(memmap2::Advice::HugePage, self.skipped, bytes)
     }
 
     pub(crate) fn superblocks(&self) -> u32 {
@@ -64,17 +109,26 @@ impl Region {
         &self.words()[start..start + len]
     }
 
-    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    /// Words of one superblock.
     #[inline]
-    fn words(&self) -> &[AtomicU32] {
-        let words = self.superblocks as usize * self.superblock_words;
-        // SAFETY: the mapping is `words * 4` bytes long, page-aligned, readable and writable, and lives as long as
-        // `self`. Nothing but these atomic words is ever made of it, and zero pages are valid values of them.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), words) }
+    pub(crate) fn superblock_words(&self) -> usize {
+        self.superblock_words
     }
 
+    /// The words of all superblocks.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    #[inline]
+    pub(crate) fn words(&self) -> &[AtomicU32] {
+        let first = self.memory.as_ptr().wrapping_add(self.skipped).cast::<AtomicU32>();
+        // SAFETY: the mapping is `words * 4` bytes long and what is skipped (less than a superblock, for which there is
+        // room), aligned to pages, readable and writable, and lives as long as `self`. Nothing but these atomic words is
+        // ever made of it, and zero pages are valid values of them.
+        unsafe { std::slice::from_raw_parts(first, self.words) }
+    }
+
+    /// The words of all superblocks.
     #[cfg(any(loom, shuttle, fuzzing))]
-    fn words(&self) -> &[AtomicU32] {
+    pub(crate) fn words(&self) -> &[AtomicU32] {
         &self.memory
     }
 
@@ -87,7 +141,10 @@ impl Region {
         let bytes = self.superblock_words * 4;
         // SAFETY: the range lies inside the mapping (`index < superblocks`); zeroing it is what the caller asked for,
         // and for other threads it is the same as relaxed stores of zero to words nobody uses.
-        unsafe { self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, index as usize * bytes, bytes) }
+        unsafe {
+            let from = self.skipped + index as usize * bytes;
+            self.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, bytes)
+        }
     }
 
     #[cfg(any(loom, shuttle, fuzzing))]
@@ -184,6 +241,22 @@ mod tests {
         assert_eq!(region.resident_bytes(1).unwrap(), 0);
         assert!(region.superblock(1).iter().all(|word| word.load(Ordering::Relaxed) == 0));
         assert_eq!(region.superblock(2)[0].load(Ordering::Relaxed), 9);
+    }
+
+    #[test]
+    fn superblocks_of_huge_pages_come_and_go_as_others_do() {
+        let region = Region::reserve(4, HUGE_PAGE as usize).unwrap();
+        region.ask_for_huge_pages().unwrap();
+        for index in [1, 3] {
+            assert!(region.superblock(index).as_ptr().addr().is_multiple_of(HUGE_PAGE as usize));
+            region.superblock(index)[5].store(index, Ordering::Relaxed);
+        }
+        // Whether in one piece or not, no more than was touched.
+        assert!((page_bytes() as u64..=HUGE_PAGE).contains(&region.resident_bytes(1).unwrap()));
+        assert_eq!(region.resident_bytes(2).unwrap(), 0);
+        region.decommit(1).unwrap();
+        assert_eq!(region.resident_bytes(1).unwrap(), 0);
+        assert_eq!([1, 3].map(|index| region.superblock(index)[5].load(Ordering::Relaxed)), [0, 3]);
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! Floats that are read while they are written: the only way payload words are touched.
 //!
 //! A plain `f32` access beside a write is a data race, and relaxed atomics are not vectorised. So payload memory is
-//! typed `[AtomicU32]`, and on x86-64 two primitives are inline assembly: copy 4 words (SSE, which every x86-64 has) and copy
-//! words by 8 (AVX, where the processor has it). Their meaning is that of as many relaxed loads and stores, which is how the twin
-//! that other processors and the model checker use is written; `--cfg dimslab_atomic_rows` chooses it for tools that do
-//! not see into assembly, ThreadSanitizer above all.
+//! typed `[AtomicU32]`, and on x86-64 two primitives are inline assembly: copy 4 words and copy 16, by SSE, which every
+//! x86-64 has, so that nothing is asked for each row and no register beside the four is lost. Their meaning is that of as
+//! many relaxed loads and stores, which is how the twin that other processors and the model checker use is written;
+//! `--cfg dimslab_atomic_rows` chooses it for tools that do not see into assembly, ThreadSanitizer above all.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))]
+use std::arch::x86_64::{
+    __m128, _mm_castps_si128, _mm_cmpeq_epi32, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+    _mm_setzero_si128, _mm_shuffle_ps,
+};
 
 /// Asks the processor to bring a cache line closer. Has no other effect, whatever the address.
 #[inline]
@@ -24,11 +29,62 @@ pub(crate) fn prefetch(address: *const u8) {
 #[inline]
 pub(crate) fn prefetch_words(words: &[AtomicU32]) {
     let start = words.as_ptr().cast::<u8>();
-    for offset in (0..size_of_val(words)).step_by(64) {
-        prefetch(start.wrapping_add(offset));
+    let end = start.wrapping_add(size_of_val(words));
+    let mut at = start;
+    while at < end {
+        prefetch(at);
+        at = at.wrapping_add(64);
     }
     // The last word's line, when the words do not begin on a line.
-    prefetch(start.wrapping_add(size_of_val(words) - 1));
+    prefetch(end.wrapping_sub(1));
+}
+
+/// Which of eight words have `value` as their upper half: a bit for each. What is read counts as relaxed loads.
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))]
+#[inline(always)]
+pub(crate) fn upper_halves(words: &[AtomicU64; 8], value: u32) -> u32 {
+    let (a, b, c, d): (__m128, __m128, __m128, __m128);
+    // SAFETY: the words are 64 bytes that may be read. Other threads may be writing them: each half of the moves is an
+    // aligned 8-byte access, as a relaxed load is.
+    unsafe {
+        std::arch::asm!(
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            from = in(reg) words.as_ptr(),
+            a = out(xmm_reg) a,
+            b = out(xmm_reg) b,
+            c = out(xmm_reg) c,
+            d = out(xmm_reg) d,
+            options(nostack, preserves_flags),
+        );
+    }
+    // SAFETY: every x86-64 processor has SSE2, which is all that is asked.
+    unsafe { told_apart(a, b, c, d, value) }
+}
+
+/// Which of eight 8-byte lanes, two in each vector, have `value` as their upper half.
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))]
+#[target_feature(enable = "sse2")]
+#[inline]
+fn told_apart(a: __m128, b: __m128, c: __m128, d: __m128, value: u32) -> u32 {
+    let value = _mm_set1_epi32(value.cast_signed());
+    let first = _mm_cmpeq_epi32(_mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(a, b)), value);
+    let last = _mm_cmpeq_epi32(_mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(c, d)), value);
+    _mm_movemask_epi8(_mm_packs_epi16(_mm_packs_epi32(first, last), _mm_setzero_si128())).cast_unsigned()
+}
+
+/// The twin of what is written for x86-64.
+#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows)))))]
+pub(crate) fn upper_halves<const N: usize>(words: &[AtomicU64; N], value: u32) -> u32 {
+    upper_halves_one_by_one(words, value)
+}
+
+#[cfg(any(test, not(all(target_arch = "x86_64", not(any(loom, shuttle, fuzzing, dimslab_atomic_rows))))))]
+fn upper_halves_one_by_one(words: &[AtomicU64], value: u32) -> u32 {
+    let upper = |word: &AtomicU64| (word.load(Ordering::Relaxed) >> 32) as u32;
+    words.iter().enumerate().fold(0, |found, (bit, word)| found | u32::from(upper(word) == value) << bit)
 }
 
 /// Copies four words of 4 bytes, each with one access.
@@ -52,34 +108,36 @@ unsafe fn copy4(from: *const u32, to: *mut u32) {
     }
 }
 
-/// Copies words of 4 bytes, each with one access, 8 at a time.
+/// Copies sixteen words of 4 bytes, each with one access.
 ///
 /// # Safety
-/// The processor has AVX; `words` is a multiple of 8 above 0; `from` is valid for reads and `to` for writes of that many
-/// words, both aligned to 4.
+/// `from` is valid for reads and `to` for writes of 64 bytes, both aligned to 4.
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
 #[inline(always)]
-unsafe fn copy_by_8(from: *const u32, to: *mut u32, words: usize) {
-    // SAFETY: the caller's; as in `copy4`. `at` runs from minus the length to 0, counted from the ends. The upper halves of
-    // the vector registers are cleared for code that does not know of them, so all of these count as overwritten.
+unsafe fn copy16(from: *const u32, to: *mut u32) {
+    // SAFETY: the caller's; as in `copy4`.
     unsafe {
         std::arch::asm!(
-            "2:",
-            "vmovups ymm0, [{from} + rax]",
-            "vmovups [{to} + rax], ymm0",
-            "add rax, 32",
-            "jnz 2b",
-            "vzeroupper",
-            from = in(reg) from.wrapping_add(words),
-            to = in(reg) to.wrapping_add(words),
-            inout("rax") (words as isize * -4) => _,
-            clobber_abi("C"),
-            options(nostack),
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            "movups [{to}], {a}",
+            "movups [{to} + 16], {b}",
+            "movups [{to} + 32], {c}",
+            "movups [{to} + 48], {d}",
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
         );
     }
 }
 
-/// Copies as many of `words` words as the vector instructions take and returns how many that is.
+/// Copies as many of `words` words as the wide primitive takes and returns how many that is.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of that many words, both aligned to 4.
@@ -87,11 +145,23 @@ unsafe fn copy_by_8(from: *const u32, to: *mut u32, words: usize) {
 #[inline(always)]
 unsafe fn copy_most(from: *const u32, to: *mut u32, words: usize) -> usize {
     let mut done = 0;
-    if words >= 8 && std::arch::is_x86_feature_detected!("avx") {
-        done = words / 8 * 8;
-        // SAFETY: the processor was asked; the length is a multiple of 8 and no more than the caller's.
-        unsafe { copy_by_8(from, to, done) };
+    while done + 16 <= words {
+        // SAFETY: within the caller's lengths.
+        unsafe { copy16(from.wrapping_add(done), to.wrapping_add(done)) };
+        done += 16;
     }
+    done
+}
+
+/// Copies what is left when sixteen words at a time do not go on: as many of `words` as the other primitive takes, and returns
+/// how many that is.
+///
+/// # Safety
+/// As of [`copy_most`].
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
+#[inline(always)]
+unsafe fn copy_more(from: *const u32, to: *mut u32, words: usize) -> usize {
+    let mut done = 0;
     while done + 4 <= words {
         // SAFETY: within the caller's lengths.
         unsafe { copy4(from.wrapping_add(done), to.wrapping_add(done)) };
@@ -109,12 +179,30 @@ unsafe fn copy_most(_from: *const u32, _to: *mut u32, _words: usize) -> usize {
     0
 }
 
+/// Leaves all words to the twin.
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
+unsafe fn copy_more(_from: *const u32, _to: *mut u32, _words: usize) -> usize {
+    0
+}
+
 /// Copies words out. Torn only between words; the caller's sequence word says whether to believe the whole.
-#[inline]
+#[inline(always)]
 pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
     // SAFETY: both are that long and aligned as their elements are.
     let done = unsafe { copy_most(from.as_ptr().cast(), to.as_mut_ptr().cast(), from.len()) };
+    if done < from.len() {
+        load_rest(&from[done..], &mut to[done..]);
+    }
+}
+
+/// The end of a [`load`].
+fn load_rest(from: &[AtomicU32], to: &mut [f32]) {
+    // SAFETY: as in `load`.
+    let done = unsafe { copy_more(from.as_ptr().cast(), to.as_mut_ptr().cast(), from.len().min(to.len())) };
     load_words(&from[done..], &mut to[done..]);
 }
 
@@ -124,6 +212,15 @@ pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
     assert_eq!(from.len(), to.len());
     // SAFETY: both are that long and aligned as their elements are; atomic words may be written through a shared reference.
     let done = unsafe { copy_most(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), from.len()) };
+    if done < from.len() {
+        store_rest(&from[done..], &to[done..]);
+    }
+}
+
+/// The end of a [`store`].
+fn store_rest(from: &[f32], to: &[AtomicU32]) {
+    // SAFETY: as in `store`.
+    let done = unsafe { copy_more(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), from.len().min(to.len())) };
     store_words(&from[done..], &to[done..]);
 }
 
@@ -147,6 +244,21 @@ fn store_words(from: &[f32], to: &[AtomicU32]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_words_with_an_upper_half_are_told() {
+        for value in [0, 7, 1 << 31, u32::MAX] {
+            for expected in 0..256u32 {
+                // Lower halves that would match are of no use.
+                let words: [AtomicU64; 8] = std::array::from_fn(|bit| {
+                    let upper = if expected >> bit & 1 == 1 { value } else { value ^ 1 << (bit * 4) };
+                    AtomicU64::new(u64::from(upper) << 32 | u64::from(value))
+                });
+                assert_eq!(upper_halves(&words, value), expected);
+                assert_eq!(upper_halves_one_by_one(&words, value), expected);
+            }
+        }
+    }
 
     proptest! {
         #[test]

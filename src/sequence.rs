@@ -165,33 +165,47 @@ pub(crate) fn claim(record: &[AtomicU32]) -> Result<Claim<'_>, Gone> {
 
 /// Returns a copy that is some state between two writes. `copy` reads the record with relaxed loads and may return
 /// `None` when what it meets can only be a record in the middle of a change.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<T>(record: &[AtomicU32], mut copy: impl FnMut() -> Option<T>) -> Result<T, Gone> {
-    for attempt in 0..PATIENCE {
-        // Acquire: pairs with the Release of `Claim`'s drop, so the copy sees all that the last writer wrote.
-        let before = record[0].load(Ordering::Acquire);
-        if before & LIVE == 0 {
-            return Err(Gone);
-        }
-        if before & CLAIMED == 0 {
-            let copied = copy();
-            // Acquire fence: pairs with the Release fence in `try_claim`. If the copy saw anything of a later writer,
-            // the load below sees that writer's claim.
-            fence(Ordering::Acquire);
-            if let Some(copied) = copied
-                && record[0].load(Ordering::Relaxed) == before
-            {
-                return Ok(copied);
-            }
-        }
-        spin_wait(attempt);
+    match try_read(record, &mut copy) {
+        Ok(Some(copied)) => Ok(copied),
+        Ok(None) => read_patiently(record, copy),
+        Err(gone) => Err(gone),
     }
-    read_claimed(record, copy)
 }
 
-/// The way out for a reader that is always overtaken.
+/// One attempt; `None` if a writer was there.
+#[inline(always)]
+fn try_read<T>(record: &[AtomicU32], copy: &mut impl FnMut() -> Option<T>) -> Result<Option<T>, Gone> {
+    // Acquire: pairs with the Release of `Claim`'s drop, so the copy sees all that the last writer wrote.
+    let before = record[0].load(Ordering::Acquire);
+    if before & LIVE == 0 {
+        return Err(Gone);
+    }
+    if before & CLAIMED == 0 {
+        let copied = copy();
+        // Acquire fence: pairs with the Release fence in `try_claim`. If the copy saw anything of a later writer,
+        // the load below sees that writer's claim.
+        fence(Ordering::Acquire);
+        if let Some(copied) = copied
+            && record[0].load(Ordering::Relaxed) == before
+        {
+            return Ok(Some(copied));
+        }
+    }
+    Ok(None)
+}
+
+/// For a reader that met a writer. One that is always overtaken takes the claim in the end.
 #[cold]
-fn read_claimed<T>(record: &[AtomicU32], mut copy: impl FnMut() -> Option<T>) -> Result<T, Gone> {
+#[inline(never)]
+fn read_patiently<T>(record: &[AtomicU32], mut copy: impl FnMut() -> Option<T>) -> Result<T, Gone> {
+    for attempt in 1..PATIENCE {
+        spin_wait(attempt);
+        if let Some(copied) = try_read(record, &mut copy)? {
+            return Ok(copied);
+        }
+    }
     let mut claim = claim(record)?;
     claim.unchanged();
     copy().ok_or(Gone)

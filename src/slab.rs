@@ -53,6 +53,28 @@ pub(crate) struct Slab {
     superblocks: Arc<Superblocks>,
 }
 
+/// See [`Slab::records`].
+#[derive(Clone, Copy)]
+pub(crate) struct Records<'s> {
+    words: &'s [AtomicU32],
+    superblock_words: usize,
+    slot_bits: u32,
+    slots_mask: u32,
+    stride: usize,
+    first_record: usize,
+    record_words: usize,
+}
+
+impl<'s> Records<'s> {
+    /// The words of a record.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: ChunkIndex) -> &'s [AtomicU32] {
+        let superblock = (index.raw() >> self.slot_bits) as usize * self.superblock_words;
+        let slot = (index.raw() & self.slots_mask) as usize * self.stride;
+        &self.words[superblock + self.first_record + slot..][..self.record_words]
+    }
+}
+
 impl Slab {
     pub(crate) fn new(number: u32, record_words: usize, superblocks: Arc<Superblocks>) -> Slab {
         let words = superblocks.bytes_each() as u32 / 4;
@@ -110,8 +132,22 @@ impl Slab {
     /// The words of a record.
     #[inline]
     pub(crate) fn record(&self, index: ChunkIndex) -> &[AtomicU32] {
-        let offset = self.first_record + self.slot_of(index) as usize * self.stride;
-        self.superblocks.record(self.superblock_of(index), offset, self.record_words)
+        self.records().get(index)
+    }
+
+    /// Where all records are, for those who look for many.
+    #[inline]
+    pub(crate) fn records(&self) -> Records<'_> {
+        let (words, superblock_words) = self.superblocks.all_words();
+        Records {
+            words,
+            superblock_words,
+            slot_bits: self.slot_bits,
+            slots_mask: (1 << self.slot_bits) - 1,
+            stride: self.stride,
+            first_record: self.first_record,
+            record_words: self.record_words,
+        }
     }
 
     fn free_bits(&self, superblock: u32) -> &[AtomicU32] {

@@ -78,6 +78,12 @@ impl Superblocks {
         Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
     }
 
+    /// Asks the system to have each superblock, of [`HUGE_PAGE`](crate::region::HUGE_PAGE) bytes, in a huge page.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn ask_for_huge_pages(&self) -> io::Result<()> {
+        self.region.ask_for_huge_pages()
+    }
+
     /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
     pub(crate) fn metadata_bytes(superblocks: u32, slabs: usize) -> u64 {
         u64::from(superblocks) * 4 + u64::from(superblocks.div_ceil(64)) * 8 * (2 + slabs as u64)
@@ -97,6 +103,12 @@ impl Superblocks {
     #[inline]
     pub(crate) fn record(&self, superblock: u32, offset: usize, len: usize) -> &[AtomicU32] {
         self.region.record(superblock, offset, len)
+    }
+
+    /// The words of all superblocks, and how many one has.
+    #[inline]
+    pub(crate) fn all_words(&self) -> (&[AtomicU32], usize) {
+        (self.region.words(), self.region.superblock_words())
     }
 
     /// A superblock's owner word.

@@ -67,8 +67,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("serving", &["config", "hash", "rowcopy", "snapshot"]),
     ("data", &[]),
     ("dlrm", &["data", "serving", "simd", "snapshot", "sync"]),
-    ("report", &["data", "dlrm"]),
-    ("cli", &["data", "dlrm", "report", "serving", "snapshot", "sync"]),
+    ("study", &["data", "dlrm", "simd", "sync"]),
+    ("report", &["data", "dlrm", "study"]),
+    ("cli", &["data", "dlrm", "report", "serving", "snapshot", "study", "sync"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -72,6 +72,37 @@ fn resident_bytes_follow_live_bytes_down_and_up_again() {
     assert!(pruned.peak <= BUDGET);
 }
 
+/// Superblocks are huge pages then, whole ones, of which few fit in so small a budget.
+#[test]
+fn rows_in_huge_pages_come_and_go_within_the_budget() {
+    const HUGE_PAGE: u64 = 2 << 20;
+    let config = StoreConfig::new(64 << 20).policy(Policy::None).huge_pages(true);
+    let store = match Store::new(config, vec![TableConfig::new("t", DIM)]) {
+        // Where the system has none, which the error says.
+        Err(error) => return assert!(matches!(error, ConfigError::HugePages(_)), "{error}"),
+        Ok(store) => store,
+    };
+    let (table, rows) = (TableId::new(0), 100_000);
+    let keys: Vec<u64> = (0..rows).collect();
+    // The first gradient makes a row, the second steps it.
+    for keys in keys.chunks(2048).chain(keys.chunks(2048)) {
+        store.apply_gradients(table, keys, &vec![1.0; keys.len() * DIM]).unwrap();
+    }
+    let full = store.stats();
+    assert!(full.rows == rows && full.resident <= full.held && full.peak <= full.budget, "{full:?}");
+    for &key in &keys[1000..] {
+        store.remove(table, key).unwrap();
+    }
+    store.prune().unwrap();
+    let few = store.stats();
+    assert_eq!(few.active, 2 * HUGE_PAGE, "one page of heads and one of tails: {few:?}");
+    assert!(few.resident <= few.held && few.held < full.held / 4, "{few:?} {full:?}");
+    let mut out = vec![0.0; 1000 * DIM];
+    store.gather(table, &keys[..1000], &mut out).unwrap();
+    assert!(out.iter().all(|&weight| weight != 0.0));
+    store.validate().unwrap();
+}
+
 #[test]
 fn directories_shrink_with_their_rows() {
     let (store, mut seed) = (store(), 11);

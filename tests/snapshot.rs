@@ -124,15 +124,31 @@ fn steps(store: &Store, random: &mut Random, keys: u64, count: usize) {
     }
 }
 
-/// A store that goes on from a snapshot does what the saved one does, bit for bit: growth, pruning, refusals.
+/// How many newcomers are waiting to be looked at, and after how many accesses a row utilities halve.
+fn adapting(taken: &Taken) -> (usize, f32) {
+    use dimslab::snapshot::Data;
+    let words = |name: &str| match &taken.sections.iter().find(|section| section.name == name).unwrap().data {
+        Data::U64(words) => words.clone(),
+        other => panic!("{name} holds {other:?}"),
+    };
+    ((words("store/newcomers").len() - 2) / 4, f32::from_bits(words("store/clock")[6] as u32))
+}
+
+/// A store that goes on from a snapshot does what the saved one does, bit for bit: growth, pruning, refusals, and how fast
+/// it forgets.
 #[test]
 fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
-    let mut pruned = 0;
+    let (mut pruned, mut waiting, mut adapted) = (0, 0, 0);
     for seed in 0..6 {
-        let config = StoreConfig::new(600 << 10).policy(policy()).deterministic(true).snapshots(true).seed(seed);
+        // Mostly the default, which adapts.
+        let fixed = [Decay::Adaptive, Decay::Adaptive, Decay::PerCapacity(1.0)];
+        let of = FiitedConfig { period_steps: 7, warmup_steps: 3, ..FiitedConfig::default() };
+        assert_eq!(of.decay, Decay::Adaptive);
+        let policy = Policy::Fiited(FiitedConfig { decay: fixed[seed as usize % 3], ..of });
+        let config = StoreConfig::new(600 << 10).policy(policy).deterministic(true).snapshots(true).seed(seed);
         let store = Store::new(config, tables()).unwrap();
         let mut random = Random::new(seed);
-        for _ in 0..40 + 13 * seed {
+        for _ in 0..100 + 13 * seed {
             step(&store, &mut random, 20_000);
         }
         let mut snapshot = store.snapshot(SnapshotKind::Full).unwrap();
@@ -140,11 +156,13 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
         // Read while the store goes on.
         let (taken, reports) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| Taken::read(&mut snapshot));
-            let reports: Vec<_> = (0..60).map(|_| step(&store, &mut random, 20_000)).collect();
+            let reports: Vec<_> = (0..250).map(|_| step(&store, &mut random, 20_000)).collect();
             (reader.join().unwrap(), reports)
         });
         snapshot.commit();
         store.validate().unwrap();
+        let (new, memory) = adapting(&taken);
+        waiting += new;
         let other = taken.restored();
         other.validate().unwrap();
         assert_eq!(Taken::of(&other, SnapshotKind::Full).rows(), taken.rows());
@@ -163,9 +181,12 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
         let (one, two) = (Taken::of(&store, SnapshotKind::Full), Taken::of(&other, SnapshotKind::Full));
         assert_eq!(one.rows(), two.rows());
         assert_eq!(one.sections, two.sections);
+        adapted += u32::from(adapting(&one).1 != memory);
         assert_eq!(store.stats().held, other.stats().held);
     }
+    eprintln!("{pruned} chunks pruned, {waiting} newcomers in the snapshots, {adapted} changes of memory after them");
     assert!(pruned > 1000, "only {pruned} chunks were pruned");
+    assert!(waiting > 100 && adapted > 0, "{waiting} newcomers, {adapted} changes of memory");
 }
 
 /// All rows of a store, by table and key.

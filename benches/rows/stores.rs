@@ -201,7 +201,7 @@ fn table() -> TableId {
 
 /// The longest chunk of a dimension: the fewest bytes beside the weights.
 pub(crate) fn longest_chunk(dim: usize) -> usize {
-    dim.clamp(4, 32)
+    dim.clamp(4, 128)
 }
 
 /// A budget in which so many rows have ample room.

@@ -83,7 +83,7 @@ pub(crate) struct Settings {
     /// Who decides which rows keep their dimensions [default: fiited]
     #[arg(long)]
     pub(crate) policy: Option<PolicyName>,
-    /// fiited: how utilities fade: 5x, half with every 5 accesses per live row; or 0.999, a factor per step [default: 5x]
+    /// fiited: how utilities fade: 5x, half with every 5 accesses per live row; 0.999, a factor per step; adaptive, by how newcomers turn out [default: adaptive]
     #[arg(long, value_name = "Nx|X")]
     pub(crate) decay: Option<DecayRate>,
     /// fiited: steps between two pruning rounds [default: 500]

@@ -73,7 +73,7 @@ impl Serialize for ByteSize {
     }
 }
 
-/// How fast utilities are forgotten: `0.999`, the factor per step, or `5x`, half with every 5 accesses per live row.
+/// How fast utilities are forgotten: `0.999`, the factor per step, `5x`, half with every 5 accesses per live row, or `adaptive`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct DecayRate(pub(crate) Decay);
 
@@ -81,12 +81,18 @@ impl FromStr for DecayRate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "adaptive" {
+            return Ok(DecayRate(Decay::Adaptive));
+        }
         let (number, kind): (&str, fn(f32) -> Decay) = match text.trim().strip_suffix('x') {
             Some(number) => (number, Decay::PerCapacity),
             None => (text.trim(), Decay::PerStep),
         };
-        let wrong =
-            |_| format!("`{text}` is no decay: write a factor per step such as 0.999, or accesses per row such as 5x");
+        let wrong = |_| {
+            format!(
+                "`{text}` is no decay: write a factor per step such as 0.999, accesses per row such as 5x, or `adaptive`"
+            )
+        };
         number.parse().map(|number| DecayRate(kind(number))).map_err(wrong)
     }
 }
@@ -96,6 +102,7 @@ impl fmt::Display for DecayRate {
         match self.0 {
             Decay::PerStep(factor) => write!(f, "{factor}"),
             Decay::PerCapacity(accesses) => write!(f, "{accesses}x"),
+            Decay::Adaptive => f.write_str("adaptive"),
         }
     }
 }
@@ -109,7 +116,7 @@ impl Serialize for DecayRate {
 impl<'de> Deserialize<'de> for DecayRate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a decay such as \"5x\" or 0.999")]
+        #[serde(untagged, expecting = "expected a decay such as \"5x\", \"adaptive\" or 0.999")]
         enum Form {
             Number(f32),
             Text(String),

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::batch::{Row, RowSource, Schema};
 use super::criteo::{CATEGORIES, CRITEO_MISSING_KEY, INTEGERS, dense_value, schema};
 use super::error::DataError;
-use super::teacher::{Id, Parts, Teacher, auc, mix, normals};
+use super::teacher::{Id, Parts, Teacher, Truth, auc, mix, normals};
 use super::zipf::Zipf;
 
 /// Random words (32 bits) reserved for each row.
@@ -104,12 +104,23 @@ pub struct GeneratorConfig {
     total_ids: u64,
     zipf: f64,
     drift_rows: u64,
+    shift_rows: u64,
+    truth: Truth,
     ctr: f64,
 }
 
 impl Default for GeneratorConfig {
     fn default() -> Self {
-        GeneratorConfig { seed: 1, rows: 300_000, total_ids: 1_000_000, zipf: 1.075, drift_rows: 1_000_000, ctr: 0.25 }
+        GeneratorConfig {
+            seed: 1,
+            rows: 300_000,
+            total_ids: 1_000_000,
+            zipf: 1.075,
+            drift_rows: 1_000_000,
+            shift_rows: 0,
+            truth: Truth::Head,
+            ctr: 0.25,
+        }
     }
 }
 
@@ -148,6 +159,21 @@ impl GeneratorConfig {
     #[must_use]
     pub fn drift_rows(mut self, rows: u64) -> Self {
         self.drift_rows = rows;
+        self
+    }
+
+    /// After every so many rows half of the places change hands at once, in the features of 1,000 ids and more, in place of
+    /// the steady drift. 0, the default, for none.
+    #[must_use]
+    pub fn shift_rows(mut self, rows: u64) -> Self {
+        self.shift_rows = rows;
+        self
+    }
+
+    /// What labels depend on. Defaults to [`Truth::Head`].
+    #[must_use]
+    pub fn truth(mut self, truth: Truth) -> Self {
+        self.truth = truth;
         self
     }
 
@@ -223,7 +249,9 @@ impl Generator {
             Feature { ids, zipf: Zipf::new(ids, exponent), salt }
         };
         let features = SIZES.iter().enumerate().map(feature).collect();
-        let (teacher, rng) = (Teacher::new(mix(config.seed)), ChaCha8Rng::seed_from_u64(config.seed));
+        let large = std::array::from_fn(|f| matches!(SIZES[f], Share(_)));
+        let teacher = Teacher::new(mix(config.seed), config.truth, &large);
+        let rng = ChaCha8Rng::seed_from_u64(config.seed);
         let (schema, drift, ctr) = (schema(), config.drift_rows, config.ctr);
         let mut generator = Generator { config, schema, features, teacher, rng, next: 0, probability: 0.0 };
 
@@ -239,6 +267,12 @@ impl Generator {
     /// The teacher's probability for the row that [`RowSource::next_row`] gave last.
     pub fn probability(&self) -> f64 {
         self.probability
+    }
+
+    /// Whether an id is one of those that need all latent coordinates, for [`Truth::Planted`]; `None` in features whose
+    /// pairs hardly count.
+    pub fn planted_need(&self, feature: usize, key: u64) -> Option<bool> {
+        self.teacher.planted(feature, key)
     }
 
     /// The AUC of the teacher's own probabilities over some rows of the stream: the best that a model can reach on them,
@@ -307,7 +341,7 @@ impl Generator {
         for (f, feature) in self.features.iter().enumerate() {
             let rank = feature.zipf.draw(|| uniform(rng));
             if empty.next(rng) >= CATEGORY_EMPTY[f] {
-                let id = feature.id(rank, time, self.config.drift_rows);
+                let id = feature.id(rank, time, self.config.drift_rows, self.config.shift_rows);
                 row.ids[f] = Some(id);
                 ids[f] = Id { value: u64::from(id), rank };
             }
@@ -319,9 +353,14 @@ impl Generator {
 
 impl Feature {
     /// Who holds the place `rank` at moment `time`. Each place changes hands once in `drift_rows` rows, at a moment of
-    /// its own; its holders are all different.
-    fn id(&self, rank: u32, time: u64, drift_rows: u64) -> u32 {
-        let holder = if drift_rows == 0 || self.ids < DRIFT_FROM {
+    /// its own, or at every second shift; its holders are all different.
+    fn id(&self, rank: u32, time: u64, drift_rows: u64, shift_rows: u64) -> u32 {
+        let holder = if self.ids < DRIFT_FROM {
+            0
+        } else if let Some(shifts) = time.checked_div(shift_rows) {
+            let second = mix(u64::from(self.salt) << 32 | u64::from(rank)) & 1;
+            ((shifts + second) / 2) as u32
+        } else if drift_rows == 0 {
             0
         } else {
             let phase = mix(u64::from(self.salt) << 32 | u64::from(rank)) % drift_rows;

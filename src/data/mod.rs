@@ -40,3 +40,4 @@ pub use error::{BadLine, DataError};
 pub use generator::{Generator, GeneratorConfig};
 pub use input::{Compression, Input, Inputs};
 pub use loader::Loader;
+pub use teacher::Truth;

@@ -19,6 +19,35 @@ const DENSE_STD: f64 = 0.57;
 const MAIN_STD: f64 = 0.82;
 const PAIR_STD: f64 = 0.95;
 
+/// Where single ids say most.
+const SINGLE_MAIN_STD: f64 = 1.0;
+const SINGLE_PAIR_STD: f64 = 0.4;
+
+/// Where the truth lies in rare ids: what their single effects and pairs contribute, and how much less the features of few
+/// ids say.
+const TAIL_MAIN_STD: f64 = 1.2;
+const TAIL_PAIR_STD: f64 = 0.4;
+const TAIL_SMALL_FEATURE: f64 = 0.3;
+
+/// Below this rank half of the ids need every latent coordinate where needs are planted.
+const PLANTED_RANKS: u32 = 2000;
+
+/// What the labels of the generated stream depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truth {
+    /// Frequent ids above all: single effects fall slowly with an id's rank, latent coordinates fast.
+    #[default]
+    Head,
+    /// As [`Head`](Truth::Head), but six times as much of the variance is in single effects as in pairs, as in logs of clicks:
+    /// what a model finds then depends little on its initial weights.
+    Single,
+    /// Rare ids as much as frequent ones, in the features that have many ids.
+    Tail,
+    /// As [`Head`](Truth::Head), but of the ids of some frequency every second one, by chance, needs all latent coordinates
+    /// and the others none: frequency does not tell which.
+    Planted,
+}
+
 /// The features whose pairs matter, small and large ones; the pairs of the others count for a
 /// tenth or less. With all of them in full, 300,000 rows would be too few to learn from.
 const PAIRED: [usize; 8] = [0, 2, 5, 8, 13, 16, 20, 24];
@@ -45,6 +74,7 @@ pub(super) struct Parts {
 #[derive(Clone, Debug)]
 pub(super) struct Teacher {
     seed: u64,
+    truth: Truth,
     dense_weights: [f64; INTEGERS],
     main_weights: [f64; CATEGORIES],
     pair_weights: [f64; CATEGORIES],
@@ -53,17 +83,21 @@ pub(super) struct Teacher {
 }
 
 impl Teacher {
-    /// A teacher whose parts are not calibrated yet.
-    pub(super) fn new(seed: u64) -> Teacher {
+    /// A teacher whose parts are not calibrated yet. `large`: the features that have many ids.
+    pub(super) fn new(seed: u64, truth: Truth, large: &[bool; CATEGORIES]) -> Teacher {
         let weight = |kind: u64, i: usize| {
             let [a, b, ..] = normals(mix(seed ^ mix(kind << 32 | i as u64)));
             (a, b)
         };
         Teacher {
             seed,
+            truth,
             dense_weights: std::array::from_fn(|i| weight(1, i).0),
             // Between a half and one and a half, so that features differ and none is mute.
-            main_weights: std::array::from_fn(|i| 1.0 + 0.25 * weight(2, i).1.clamp(-2.0, 2.0)),
+            main_weights: std::array::from_fn(|i| {
+                let muted = if truth == Truth::Tail && !large[i] { TAIL_SMALL_FEATURE } else { 1.0 };
+                muted * (1.0 + 0.25 * weight(2, i).1.clamp(-2.0, 2.0))
+            }),
             pair_weights: std::array::from_fn(|i| if PAIRED.contains(&i) { 1.0 } else { 0.1 }),
             scale: Parts { dense: 1.0, main: 1.0, pair: 1.0 },
             bias: 0.0,
@@ -78,10 +112,14 @@ impl Teacher {
         let mut main = 0.0;
         let (mut sum, mut squares) = ([0.0f64; LATENT], [0.0f64; LATENT]);
         for (f, id) in ids.iter().enumerate() {
-            let hash = mix(self.seed ^ mix(((f as u64) << 40) ^ id.value));
+            let hash = self.hash(f, id.value);
             let log_rank = f64::from(32 - (id.rank + 1).leading_zeros());
-            main += self.main_weights[f] * normals(hash)[0] / (1.0 + 0.25 * log_rank);
-            let need = latent_need(log_rank, hash);
+            let fall = if self.truth == Truth::Tail { 0.0 } else { 0.25 };
+            main += self.main_weights[f] * normals(hash)[0] / (1.0 + fall * log_rank);
+            let need = match self.truth {
+                Truth::Planted => planted_need(id.rank, hash),
+                Truth::Head | Truth::Single | Truth::Tail => latent_need(log_rank, hash),
+            };
             if need == 0 {
                 continue;
             }
@@ -96,6 +134,16 @@ impl Teacher {
         }
         let pair = sum.iter().zip(&squares).map(|(s, q)| 0.5 * (s * s - q)).sum();
         Parts { dense, main, pair }
+    }
+
+    /// Whether an id is one of those that need all latent coordinates if they are frequent enough, where needs are
+    /// planted; `None` for features whose pairs hardly count.
+    pub(super) fn planted(&self, feature: usize, value: u64) -> Option<bool> {
+        PAIRED.contains(&feature).then(|| planted_need(0, self.hash(feature, value)) > 0)
+    }
+
+    fn hash(&self, feature: usize, value: u64) -> u64 {
+        mix(self.seed ^ mix(((feature as u64) << 40) ^ value))
     }
 
     /// The click probability.
@@ -116,10 +164,15 @@ impl Teacher {
             let variance = sample.iter().map(|p| (part(p) - mean).powi(2)).sum::<f64>() / n;
             if variance > 0.0 { target / variance.sqrt() } else { 0.0 }
         };
+        let (main, pair) = match self.truth {
+            Truth::Tail => (TAIL_MAIN_STD, TAIL_PAIR_STD),
+            Truth::Single => (SINGLE_MAIN_STD, SINGLE_PAIR_STD),
+            Truth::Head | Truth::Planted => (MAIN_STD, PAIR_STD),
+        };
         self.scale = Parts {
             dense: scale(DENSE_STD, |p| p.dense),
-            main: scale(MAIN_STD, |p| p.main),
-            pair: scale(PAIR_STD, |p| p.pair),
+            main: scale(main, |p| p.main),
+            pair: scale(pair, |p| p.pair),
         };
         let logits: Vec<f64> = sample.iter().map(|&parts| self.scaled(parts)).collect();
         // Bisection: the mean probability rises with the bias.
@@ -139,6 +192,11 @@ impl Teacher {
 fn latent_need(log_rank: f64, hash: u64) -> usize {
     let jitter = (hash % 3) as f64 - 1.0;
     (LATENT as f64 + 1.0 - 0.8 * log_rank + jitter).clamp(0.0, LATENT as f64) as usize
+}
+
+/// How many latent coordinates an id uses where needs are planted: by chance all or none.
+fn planted_need(rank: u32, hash: u64) -> usize {
+    if rank < PLANTED_RANKS && hash >> 63 == 1 { LATENT } else { 0 }
 }
 
 fn sigmoid(z: f64) -> f64 {
@@ -217,8 +275,35 @@ mod tests {
     }
 
     #[test]
+    fn planted_needs_are_of_chance_and_not_of_rank() {
+        let needy = |rank| (0..2000u64).filter(|&i| planted_need(rank, mix(i)) == LATENT).count();
+        assert!((900..1100).contains(&needy(0)) && needy(0) == needy(1999) && needy(2000) == 0);
+    }
+
+    #[test]
+    fn rare_ids_count_where_the_truth_lies_in_the_tail() {
+        let mut large = [false; CATEGORIES];
+        large[2] = true;
+        let effect = |truth, feature: usize, rank| {
+            let teacher = Teacher::new(3, truth, &large);
+            let mut ids = [Id { value: 1, rank: 1 }; CATEGORIES];
+            let mut squares = 0.0;
+            let mut one = |value| {
+                ids[feature] = Id { value, rank };
+                teacher.parts(&[0.0; INTEGERS], &ids).main
+            };
+            let base = one(0);
+            (1..500).for_each(|value| squares += (one(value) - base).powi(2));
+            squares.sqrt()
+        };
+        let falls = |truth, feature| effect(truth, feature, 1 << 16) / effect(truth, feature, 0);
+        assert!(falls(Truth::Head, 2) < 0.5 && (falls(Truth::Tail, 2) - 1.0).abs() < 1e-9);
+        assert!(effect(Truth::Tail, 3, 5) < 0.8 * effect(Truth::Tail, 2, 5));
+    }
+
+    #[test]
     fn calibration_meets_the_rate_and_the_spread() {
-        let mut teacher = Teacher::new(3);
+        let mut teacher = Teacher::new(3, Truth::Head, &[false; CATEGORIES]);
         let sample: Vec<Parts> = (0..5000)
             .map(|i| {
                 let z = normals(mix(i));

@@ -17,7 +17,10 @@
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+#[cfg(not(loom))]
 mod segment;
+#[cfg(loom)]
+pub(crate) mod segment;
 mod shape;
 
 use crate::budget::{Budget, OverBudget};
@@ -80,9 +83,6 @@ struct Node {
 // A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
 const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >= 2);
 
-/// Bits of the tag whose slots, of the root and the nodes below, are few enough to be near all the time.
-const NEAR_BITS: u32 = ROOT_BITS + NODE_BITS;
-
 impl Node {
     /// The slot that leads on to `tag`, of a node that `bits` bits have led to; and to so many more.
     #[inline]
@@ -95,37 +95,18 @@ impl Node {
 /// The node that a slot leads to, if what it holds is one.
 #[inline]
 fn node_of<'d>(_slot: &'d Slot, there: Shared<'_, Segment>) -> Option<&'d Node> {
-    // SAFETY: tagged `NODE`, so a node; nodes live as long as the directory, and so as the slot that leads to them.
-    (there.tag() == NODE).then(|| unsafe { &*there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>() })
-}
-
-/// A look-up on its way, in steps each of which asks for the line that the next one reads: the slot that leads to the
-/// segment, the segment, the tag's bucket. Many look-ups abreast wait for memory together.
-#[derive(Clone, Copy)]
-pub(crate) struct Approach<'g> {
-    slot: &'g Slot,
-    bits: u32,
-}
-
-impl<'g> Approach<'g> {
-    /// The segment of `tag`.
-    #[inline]
-    pub(crate) fn segment(self, tag: u32, guard: &'g Guard) -> Arrival<'g> {
-        let Approach { mut slot, mut bits } = self;
-        // Acquire: as in `Directory::place`.
-        let mut there = slot.load(Ordering::Acquire, guard);
-        while let Some(node) = node_of(slot, there) {
-            slot = node.slot(tag, &mut bits);
-            there = slot.load(Ordering::Acquire, guard);
-        }
-        // SAFETY: as in `Directory::segment`.
-        let segment = unsafe { there.deref() };
-        rowcopy::prefetch((&raw const *segment).cast());
-        Arrival { segment }
+    if there.tag() != NODE {
+        return None;
     }
+    let node = there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>();
+    // SAFETY: tagged `NODE`, so a node. Said so that what is asked of a slot is its tag alone.
+    unsafe { std::hint::assert_unchecked(!node.is_null()) };
+    // SAFETY: nodes live as long as the directory, and so as the slot that leads to them.
+    Some(unsafe { &*node })
 }
 
-/// See [`Approach`].
+/// A look-up on its way, in steps each of which asks for the line that the next one reads: the segment, the tag's bucket.
+/// Many look-ups abreast wait for memory together.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival<'g> {
     segment: &'g Segment,
@@ -205,19 +186,25 @@ impl Directory {
         segment
     }
 
-    /// Begins to look for `tag`, up to the first line that may be far.
+    /// Begins to look for `tag`, up to the first line that is likely to be far: the slots, of which there are a few bytes for
+    /// each segment, seldom are.
     #[inline]
-    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Approach<'g> {
+    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Arrival<'g> {
         let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
-        let mut bits = ROOT_BITS;
-        while bits <= NEAR_BITS {
+        // The bits that have not led anywhere yet, from the top.
+        let mut rest = tag << ROOT_BITS;
+        loop {
             // Acquire: as in `place`.
             let there = slot.load(Ordering::Acquire, guard);
-            let Some(node) = node_of(slot, there) else { return Approach { slot, bits } };
-            slot = node.slot(tag, &mut bits);
+            let Some(node) = node_of(slot, there) else {
+                // SAFETY: as in `segment`.
+                let segment = unsafe { there.deref() };
+                rowcopy::prefetch((&raw const *segment).cast());
+                return Arrival { segment };
+            };
+            slot = &node.slots[(rest >> (32 - NODE_BITS)) as usize];
+            rest <<= NODE_BITS;
         }
-        rowcopy::prefetch((&raw const *slot).cast());
-        Approach { slot, bits }
     }
 
     /// The row of this tag that `probe` accepts.

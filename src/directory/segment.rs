@@ -3,6 +3,7 @@
 use super::Probe;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::{Guard, Owned, Shared};
 
@@ -42,7 +43,7 @@ pub(super) const TOMBSTONE: u64 = 1 << 32;
 
 /// `[tag: 32 | frozen: 1 | index: 31]`.
 #[inline]
-pub(super) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
+pub(crate) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
     u64::from(tag) << 32 | u64::from(index.raw())
 }
 
@@ -54,6 +55,12 @@ fn index_of(word: u64) -> Option<ChunkIndex> {
 #[inline]
 fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
+}
+
+/// The row that a word names, if it is one of this tag.
+#[inline]
+fn row_of(word: u64, tag: u32) -> Option<ChunkIndex> {
+    index_of(word).filter(|_| tag_of(word) == tag)
 }
 
 /// The bucket where the search for a tag begins, of so many.
@@ -68,7 +75,7 @@ struct Bucket([AtomicU64; BUCKET_SLOTS]);
 /// Open addressing over buckets of one cache line each, linear from the tag's own bucket.
 ///
 /// A slot goes from empty to a row word to a tombstone, and never back; the whole segment is replaced instead.
-pub(super) struct Segment {
+pub(crate) struct Segment {
     buckets: Box<[Bucket]>,
     /// Slots that are not empty.
     used: AtomicU32,
@@ -92,8 +99,8 @@ impl Drop for Segment {
 /// Where in a segment, the latest a moment ago, the words of a tag begin.
 #[derive(Clone, Copy)]
 pub(crate) struct Near<'g> {
-    buckets: &'g [Bucket],
-    home: usize,
+    segment: &'g Segment,
+    home: &'g Bucket,
 }
 
 impl Near<'_> {
@@ -101,22 +108,12 @@ impl Near<'_> {
     /// moved since, or gone, is not live any more under its index, and one that is new came after the approach.
     #[inline]
     pub(crate) fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
-        let (before, from) = self.buckets.split_at(self.home);
-        for bucket in from.iter().chain(before) {
-            for slot in &bucket.0[bucket.first(tag)..] {
-                // Acquire: as in `Segment::find`.
-                let word = slot.load(Ordering::Acquire);
-                if tag_of(word) == tag
-                    && let Some(index) = index_of(word)
-                {
-                    return Some(index);
-                }
-            }
-            if bucket.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY {
-                return None;
-            }
+        match self.home.0.get(self.home.first(tag)) {
+            None if self.home.ends() => None,
+            // Acquire: as in `Segment::find`.
+            Some(slot) if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) => Some(index),
+            _ => self.segment.candidate(tag),
         }
-        None
     }
 }
 
@@ -124,12 +121,22 @@ impl Bucket {
     /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
     #[inline]
     fn first(&self, tag: u32) -> usize {
-        let mut found = 1u32 << BUCKET_SLOTS;
-        for (position, slot) in self.0.iter().enumerate() {
-            // Relaxed: the slot is read again.
-            found |= u32::from(tag_of(slot.load(Ordering::Relaxed)) == tag) << position;
-        }
-        found.trailing_zeros() as usize
+        // The slot is read again.
+        (rowcopy::upper_halves(&self.0, tag) | 1 << BUCKET_SLOTS).trailing_zeros() as usize
+    }
+
+    /// Whether every slot is used and none has this tag: a search for it goes on behind this bucket.
+    #[inline]
+    fn is_of_others(&self, tag: u32) -> bool {
+        // Acquire: pairs with the Release in `insert`. Whoever took the last slot had seen, and so this thread sees from
+        // here on, what took the slots before it.
+        self.0[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN != EMPTY && self.first(tag) == BUCKET_SLOTS
+    }
+
+    /// Whether no search goes on behind this bucket.
+    #[inline]
+    fn ends(&self) -> bool {
+        self.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY
     }
 }
 
@@ -142,7 +149,7 @@ pub(super) enum Find {
 }
 
 /// What [`Segment::insert`] met.
-pub(super) enum Insert {
+pub(crate) enum Insert {
     Done,
     Exists(ChunkIndex),
     /// The segment is full, or being replaced: replace it and come again.
@@ -193,7 +200,7 @@ impl Segment {
     }
 
     /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
-    pub(super) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
+    pub(crate) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
         let count = Self::buckets_for(words.len());
         let buckets: Box<[Bucket]> =
             (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
@@ -229,9 +236,26 @@ impl Segment {
     /// Where the words of `tag` begin, and asks the processor for that line.
     #[inline]
     pub(super) fn near(&self, tag: u32) -> Near<'_> {
-        let home = home(tag, self.buckets.len());
-        crate::rowcopy::prefetch((&raw const self.buckets[home]).cast());
-        Near { buckets: &self.buckets, home }
+        let home = &self.buckets[home(tag, self.buckets.len())];
+        rowcopy::prefetch((&raw const *home).cast());
+        Near { segment: self, home }
+    }
+
+    /// [`Near::candidate`] wherever it is.
+    #[inline(never)]
+    fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
+        for bucket in self.probed(tag) {
+            for slot in &bucket.0[bucket.first(tag)..] {
+                // Acquire: as in `find`.
+                if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) {
+                    return Some(index);
+                }
+            }
+            if bucket.ends() {
+                return None;
+            }
+        }
+        None
     }
 
     /// The first row of this tag that `probe` accepts.
@@ -239,6 +263,9 @@ impl Segment {
     pub(super) fn find(&self, tag: u32, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Find {
         let mut moved = false;
         'search: for bucket in self.probed(tag) {
+            if bucket.is_of_others(tag) {
+                continue;
+            }
             for slot in &bucket.0 {
                 // Acquire: pairs with the Release in `insert` and `replace_word`, so the row's key and payload are there.
                 let mut word = slot.load(Ordering::Acquire);
@@ -273,7 +300,7 @@ impl Segment {
     /// Two inserts of one key cannot both succeed: each takes the first empty slot of the same sequence after it has
     /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
     /// the two meets the earlier one's word.
-    pub(super) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
+    pub(crate) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
         if self.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
             // Full. The key may still be in here, and then there is nothing to insert.
             return match self.find(tag_of(word), &mut probe) {
@@ -282,6 +309,10 @@ impl Segment {
             };
         }
         for bucket in self.probed(tag_of(word)) {
+            // Even if they are frozen: what follows them is frozen, too, before anybody can insert elsewhere.
+            if bucket.is_of_others(tag_of(word)) {
+                continue;
+            }
             for slot in &bucket.0 {
                 // Acquire: as in `find`.
                 let mut current = slot.load(Ordering::Acquire);

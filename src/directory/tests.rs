@@ -244,7 +244,7 @@ fn threads_insert_and_remove_without_loss_or_duplicates() {
 
 /// The stages one by one, as a batch goes through them.
 fn candidate(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+    directory.approach(tag, guard).bucket(tag, guard).candidate(tag)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The directory.
 
 use super::*;
+use crate::directory::segment::{Insert, Segment, row_word};
 use crate::directory::{Directory, Inserted, Probe};
 
 /// Tags that begin with a 0 and with a 1 bit, so that a split parts them.
@@ -51,6 +52,27 @@ fn directory_one_of_two_inserts_of_a_key_wins() {
         let thread = spawn(move || theirs.insert(LOW, index(11), no_guard(), probe(1)).unwrap());
         let ours = directory.insert(LOW, index(12), no_guard(), probe(1)).unwrap();
         exactly_one(ours, thread.join().unwrap(), [12, 11]);
+    });
+}
+
+#[test]
+fn directory_an_insert_sees_all_of_a_bucket_that_is_full() {
+    explore("segment: insert past a bucket, fill the bucket", 3, || {
+        // Three buckets, the first of which is empty.
+        let rows = [(1 << 13, 21), (1 << 13, 31), (1 << 13, 41)].map(|(tag, raw)| row_word(tag, index(raw)));
+        let segment = Segment::new(0, 0, &rows).into_shared(no_guard());
+        // SAFETY: dropped below, when the other thread has ended.
+        let shared = unsafe { &*segment.as_raw() };
+        let thread = spawn(move || {
+            let first = shared.insert(row_word(1, index(11)), probe(1));
+            // Takes the last slot of the bucket, or of the next.
+            assert!(matches!(shared.insert(row_word(2, index(51)), probe(5)), Insert::Done));
+            matches!(first, Insert::Done)
+        });
+        let ours = matches!(shared.insert(row_word(1, index(12)), probe(1)), Insert::Done);
+        assert_ne!(ours, thread.join().unwrap(), "one of the two has entered the row");
+        // SAFETY: made above, and nobody else has it.
+        drop(unsafe { segment.into_owned() });
     });
 }
 
@@ -154,7 +176,7 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 
 /// The row that a look-up in stages comes to.
 fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(tag, guard).segment(tag, guard).bucket(tag, guard).candidate(tag)
+    directory.approach(tag, guard).bucket(tag, guard).candidate(tag)
 }
 
 #[test]

@@ -99,6 +99,19 @@ impl Rows {
     pub(super) fn admit(&self, weight: f32, guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weight));
+        self.enter(head, guard)
+    }
+
+    /// Enters a row of the key, with both chunks.
+    fn admit_whole(&self, weights: [f32; 2], guard: &Guard) -> bool {
+        let head = self.alloc(HEADS);
+        self.init(head, HASH, (0, weights[0]));
+        let info = Info { utility: 1.0, ordinal: 1 };
+        self.chains().grow_unpublished(head, self.alloc(TAILS), &NewChunk { info, payload: &weights[1..] });
+        self.enter(head, guard)
+    }
+
+    fn enter(&self, head: ChunkIndex, guard: &Guard) -> bool {
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);
@@ -263,14 +276,14 @@ fn row_that_is_admitted_is_read_whole() {
     explore("row: find and read, admit", 3, || {
         let rows = Rows::none();
         let theirs = Arc::clone(&rows);
-        let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
+        let thread = spawn(move || assert!(theirs.admit_whole([5.0, 6.0], no_guard())));
         // Whatever the tag leads to is the row, with its key.
         let there = rows.directory.find(TAG, no_guard(), |_| Probe::Found);
         assert_eq!(there.map(|head| rows.chains().probe(head, HASH)), there.map(|_| Probe::Found));
-        assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));
+        assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, 6.0])));
         thread.join().unwrap();
         let head = rows.find(no_guard()).unwrap();
-        assert_eq!(rows.read(head), Ok([5.0, MISSING]));
+        assert_eq!(rows.read(head), Ok([5.0, 6.0]));
     });
 }
 
@@ -282,7 +295,7 @@ fn row_that_stages_lead_to_is_read_whole() {
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         let there = {
             let guard = no_guard();
-            rows.directory.approach(TAG, guard).segment(TAG, guard).bucket(TAG, guard).candidate(TAG)
+            rows.directory.approach(TAG, guard).bucket(TAG, guard).candidate(TAG)
         };
         assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
         assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));

@@ -30,7 +30,7 @@ pub(super) type Rgb = (u8, u8, u8);
 /// One line of a chart.
 pub(super) struct Line {
     pub(super) color: Rgb,
-    /// (training rows, value), ascending.
+    /// (training rows or what else lies across, value), ascending.
     pub(super) points: Vec<(f64, f64)>,
     /// Whether the area below is tinted.
     pub(super) filled: bool,
@@ -48,8 +48,22 @@ pub(super) struct Axes<'a> {
     pub(super) x_max: f64,
 }
 
-/// Draws `lines`; `None` if the drawing library fails, which it has no reason to.
+/// What the horizontal axis says.
+pub(super) struct Across<'a> {
+    pub(super) label: &'a str,
+    pub(super) range: Range<f64>,
+    /// A value as text.
+    pub(super) text: &'a dyn Fn(f64) -> String,
+}
+
+/// Draws `lines` over training rows; `None` if the drawing library fails, which it has no reason to.
 pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
+    let across = Across { label: "training rows", range: 0.0..axes.x_max.max(1.0), text: &rows_label };
+    draw_over(lines, axes, &across)
+}
+
+/// Draws `lines` over anything.
+pub(super) fn draw_over(lines: &[Line], axes: &Axes<'_>, across: &Across<'_>) -> Option<String> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
@@ -58,7 +72,7 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
             .margin_right(16)
             .x_label_area_size(40)
             .y_label_area_size(72)
-            .build_cartesian_2d(0.0..axes.x_max.max(1.0), axes.y.clone())
+            .build_cartesian_2d(across.range.clone(), axes.y.clone())
             .ok()?;
         let text = ("sans-serif", TEXT_HEIGHT).into_font().color(&TEXT_COLOR);
         let decimals = decimals(&axes.y);
@@ -72,9 +86,9 @@ pub(super) fn draw(lines: &[Line], axes: &Axes<'_>) -> Option<String> {
             .axis_desc_style(text)
             .x_labels(7)
             .y_labels(7)
-            .x_label_formatter(&|rows| rows_label(*rows))
+            .x_label_formatter(&|value| (across.text)(*value))
             .y_label_formatter(&|value| format!("{value:.decimals$}"))
-            .x_desc("training rows")
+            .x_desc(across.label)
             .y_desc(axes.y_label)
             .draw()
             .ok()?;

@@ -175,7 +175,7 @@ fn last_value(points: &[(f64, f64)], decimals: usize) -> String {
 }
 
 /// A colour for the `i`-th table: hues a golden ratio apart, at a lightness that both grounds bear.
-fn table_color(i: usize) -> Rgb {
+pub(super) fn table_color(i: usize) -> Rgb {
     let hue = (i as f64 * 0.618_033_988_75).fract() * 6.0;
     let (saturation, lightness) = (0.62, if i.is_multiple_of(2) { 0.50 } else { 0.58 });
     let chroma = (1.0 - (2.0 * lightness - 1.0f64).abs()) * saturation;

@@ -30,20 +30,26 @@ td,th{text-align:right;padding:3px 10px;border-bottom:1px solid var(--grid);whit
 td:first-child,th:first-child{text-align:left}th{color:var(--dim);font-weight:600}
 .config td{text-align:left;white-space:normal;overflow-wrap:anywhere}";
 
-/// The whole page.
-pub(super) fn page(report: &Report, windows: &[Window]) -> String {
-    let mut html = String::new();
+/// The page up to its body.
+pub(super) fn begin(html: &mut String, title: &str) {
     // Writing to a String cannot fail.
     let _ = write!(
         html,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">{MARK}\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>dimslab run</title>\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
          <style>{STYLE}\nsvg [fill=\"{text}\"]{{fill:var(--fg)}}svg [stroke=\"{axis}\"]{{stroke:var(--axis)}}\
          svg [stroke=\"{grid}\"]{{stroke:var(--grid)}}</style></head><body>\n",
         text = chart::TEXT,
         axis = chart::AXIS,
         grid = chart::GRID,
     );
+}
+
+/// The whole page.
+pub(super) fn page(report: &Report, windows: &[Window]) -> String {
+    let mut html = String::new();
+    // Writing to a String cannot fail.
+    begin(&mut html, "dimslab run");
     header(&mut html, report);
     cards(&mut html, report);
     html.push_str("<div class=\"grid\">\n");

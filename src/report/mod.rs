@@ -14,6 +14,7 @@ mod curves;
 mod dir;
 mod html;
 mod process;
+pub(crate) mod study;
 mod summary;
 mod text;
 

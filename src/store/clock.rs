@@ -12,6 +12,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 pub(super) struct Clock {
     decay: Decay,
     steps: AtomicU64,
+    /// Bits of an f32: accesses per row in which utilities halve, where that is adapted.
+    memory: AtomicU32,
     /// Bits of an f64.
     age: AtomicU64,
     /// Bits of an f64: the age when the units began.
@@ -30,10 +32,22 @@ const AGE_MAX: f64 = 40.0 * std::f64::consts::LN_2;
 /// added to a row in the step or two that the change takes may be counted wrong by that factor, either way.
 const AGE_DUE: f64 = 4.0 * std::f64::consts::LN_2;
 
+/// Accesses per row in which adapted utilities halve: at first, at least and at most.
+const MEMORY_FIRST: f32 = 5.0;
+const MEMORY_RANGE: std::ops::RangeInclusive<f32> = 2.5..=20.0;
+const MEMORY_STEP: f32 = std::f32::consts::SQRT_2;
+/// What newcomers may keep of their importance, as a mean, without a change of memory. Less is chance, more is fashion.
+const KEPT: std::ops::RangeInclusive<f32> = 0.65..=1.0;
+
+fn half_lives(per_row: f32, accesses: u64, rows: u64) -> f64 {
+    accesses as f64 / (f64::from(per_row) * rows.max(1) as f64)
+}
+
 impl Clock {
     pub(super) fn new(decay: Decay) -> Clock {
         Clock {
             decay,
+            memory: AtomicU32::new(MEMORY_FIRST.to_bits()),
             steps: AtomicU64::new(0),
             age: AtomicU64::new(0),
             age_of_units: AtomicU64::new(0),
@@ -67,9 +81,8 @@ impl Clock {
         let accesses = self.accesses.swap(0, Ordering::Relaxed);
         let older = match self.decay {
             Decay::PerStep(factor) => -f64::from(factor).ln(),
-            Decay::PerCapacity(per_row) => {
-                std::f64::consts::LN_2 * accesses as f64 / (f64::from(per_row) * rows.max(1) as f64)
-            }
+            Decay::PerCapacity(per_row) => half_lives(per_row, accesses, rows) * std::f64::consts::LN_2,
+            Decay::Adaptive => half_lives(self.memory(), accesses, rows) * std::f64::consts::LN_2,
         };
         let add = |bits| Some((f64::from_bits(bits) + older).to_bits());
         // Relaxed: figures; whoever reads them late is at most a step behind.
@@ -79,26 +92,29 @@ impl Clock {
     }
 
     /// Everything that the clock says, for a snapshot.
-    pub(super) fn words(&self) -> [u64; 6] {
+    pub(super) fn words(&self) -> [u64; 7] {
         let [steps, age, age_of_units, steps_at_round, accesses] =
             [&self.steps, &self.age, &self.age_of_units, &self.steps_at_round, &self.accesses]
                 .map(|word| word.load(Ordering::Relaxed));
-        [steps, age, age_of_units, steps_at_round, accesses, u64::from(self.inflation.load(Ordering::Relaxed))]
+        let [inflation, memory] = [&self.inflation, &self.memory].map(|word| u64::from(word.load(Ordering::Relaxed)));
+        [steps, age, age_of_units, steps_at_round, accesses, inflation, memory]
     }
 
     /// Goes on from what [`words`](Self::words) gave. False if no clock can have said that.
-    pub(super) fn set_words(&self, words: [u64; 6]) -> bool {
-        let [steps, age, age_of_units, steps_at_round, accesses, inflation] = words;
+    pub(super) fn set_words(&self, words: [u64; 7]) -> bool {
+        let [steps, age, age_of_units, steps_at_round, accesses, inflation, memory] = words;
         let ages = [age, age_of_units].map(f64::from_bits);
         let sound = ages.iter().all(|age| age.is_finite() && *age >= 0.0) && steps_at_round <= steps;
         let inflation = u32::try_from(inflation).ok().filter(|&bits| (1.0..1e30).contains(&f32::from_bits(bits)));
-        let (true, Some(inflation)) = (sound, inflation) else { return false };
+        let memory = u32::try_from(memory).ok().filter(|&bits| MEMORY_RANGE.contains(&f32::from_bits(bits)));
+        let (true, Some(inflation), Some(memory)) = (sound, inflation, memory) else { return false };
         let words = [steps, age, age_of_units, steps_at_round, accesses];
         [&self.steps, &self.age, &self.age_of_units, &self.steps_at_round, &self.accesses]
             .into_iter()
             .zip(words)
             .for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         self.inflation.store(inflation, Ordering::Relaxed);
+        self.memory.store(memory, Ordering::Relaxed);
         true
     }
 
@@ -107,9 +123,33 @@ impl Clock {
         self.age_in_units() >= AGE_DUE
     }
 
+    pub(super) fn age(&self) -> f64 {
+        f64::from_bits(self.age.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_adaptive(&self) -> bool {
+        self.decay == Decay::Adaptive
+    }
+
+    /// Accesses per row in which utilities halve, where that is adapted.
+    pub(super) fn memory(&self) -> f32 {
+        f32::from_bits(self.memory.load(Ordering::Relaxed))
+    }
+
+    /// Newcomers kept this part of their importance over a half-life: memory becomes longer if that is little, shorter if it
+    /// is much.
+    pub(super) fn adapt(&self, kept: f32) {
+        let factor = match kept {
+            kept if kept < *KEPT.start() => MEMORY_STEP,
+            kept if kept > *KEPT.end() => MEMORY_STEP.recip(),
+            _ => 1.0,
+        };
+        let memory = (self.memory() * factor).clamp(*MEMORY_RANGE.start(), *MEMORY_RANGE.end());
+        self.memory.store(memory.to_bits(), Ordering::Relaxed);
+    }
+
     fn age_in_units(&self) -> f64 {
-        let age = f64::from_bits(self.age.load(Ordering::Relaxed));
-        (age - f64::from_bits(self.age_of_units.load(Ordering::Relaxed))).clamp(0.0, AGE_MAX)
+        (self.age() - f64::from_bits(self.age_of_units.load(Ordering::Relaxed))).clamp(0.0, AGE_MAX)
     }
 
     /// A round begins. If it is time for new units, returns the factor for all that was stored so far.
@@ -127,6 +167,27 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_follows_what_newcomers_kept() {
+        let clock = Clock::new(Decay::Adaptive);
+        let half_life = |clock: &Clock| {
+            let before = clock.age();
+            clock.count_accesses(1000);
+            clock.advance(10);
+            1000.0 / 10.0 * std::f64::consts::LN_2 / (clock.age() - before)
+        };
+        assert!((half_life(&clock) - 5.0).abs() < 1e-3);
+        clock.adapt(0.55);
+        clock.adapt(0.6);
+        assert!((half_life(&clock) - 10.0).abs() < 1e-3);
+        clock.adapt(0.8);
+        assert!((half_life(&clock) - 10.0).abs() < 1e-3, "neither chance nor fashion");
+        (0..9).for_each(|_| clock.adapt(0.5));
+        assert!((half_life(&clock) - 20.0).abs() < 1e-3);
+        (0..9).for_each(|_| clock.adapt(1.2));
+        assert!((half_life(&clock) - 2.5).abs() < 1e-3);
+    }
 
     #[test]
     fn decays_by_steps_or_by_accesses() {

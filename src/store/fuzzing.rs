@@ -225,7 +225,7 @@ impl<'s> Seam<'s> {
         let (table, chains) = self.parts(table);
         let guard = self.0.reclaimer.pin();
         let head = table.find(&chains, table.hash(key), &guard)?;
-        let claim = chains.look_at_once(head)?;
+        let claim = chains.look_at_once(head).ok()?;
         Some(HeldRow { seam: self, table: number, head, hash: table.hash(key), claim, guard })
     }
 

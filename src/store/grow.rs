@@ -12,6 +12,9 @@ use crate::superblocks::AllocError;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 
+/// Candidates whose waits for memory overlap.
+const GROUP: usize = 16;
+
 /// A key with dimensions that have no chunk and were trained.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
@@ -43,6 +46,11 @@ struct Grower<'i> {
     /// Scratch: a row's values, and a chunk's values and state.
     row: Vec<f32>,
     payload: Vec<f32>,
+    /// The table whose chunks all start as what is in `payload`.
+    alike: Option<TableId>,
+    /// A row that is not entered yet: its head, and its tails.
+    unentered: Option<(TableId, ChunkIndex)>,
+    tails: Vec<ChunkIndex>,
     growth: Growth,
 }
 
@@ -66,19 +74,36 @@ impl Inner {
             exhausted: vec![None; slabs],
             row: Vec::new(),
             payload: Vec::new(),
+            alike: None,
+            unentered: None,
+            tails: Vec::new(),
             growth: Growth::default(),
         };
         // Until the budget has been full once, nothing has to be earned and rows are made whole.
         let whole = wanted == 0.0;
-        for candidate in &candidates {
-            let table = &self.tables[candidate.table.index()];
-            grower.candidate(table, candidate, whole);
+        for group in candidates.chunks(GROUP) {
+            self.ask_for_buckets(group, guard);
+            for candidate in group {
+                grower.candidate(&self.tables[candidate.table.index()], candidate, whole);
+            }
         }
-        let Grower { growth, .. } = grower;
+        let growth = grower.growth;
         if growth.refused > 0 {
             self.pressure.store(true, Ordering::Relaxed);
         }
         growth
+    }
+
+    /// Asks the processor for where the directories have the rows of candidates, or will have them.
+    fn ask_for_buckets(&self, candidates: &[Candidate], guard: &Guard) {
+        let mut arrivals = [None; GROUP];
+        for (arrival, candidate) in arrivals.iter_mut().zip(candidates) {
+            let directory = &self.tables[candidate.table.index()].directory;
+            *arrival = Some(directory.approach(tag(candidate.hash), guard));
+        }
+        for (arrival, candidate) in arrivals.iter().flatten().zip(candidates) {
+            arrival.bucket(tag(candidate.hash), guard);
+        }
     }
 }
 
@@ -90,18 +115,14 @@ impl Grower<'_> {
         let outcome = loop {
             let row = if look { table.find(&chains, candidate.hash, self.guard) } else { None };
             look = true;
-            match row {
-                None => match self.admit(table, &chains, candidate) {
-                    Ok(true) if whole && table.layout.chunks > 1 => {}
-                    Ok(true) => break Ok(()),
-                    Ok(false) => {}
-                    Err(error) => break Err(error),
-                },
-                Some(head) => match self.extend(table, &chains, head, candidate, whole) {
-                    Ok(true) => break Ok(()),
-                    Ok(false) => {}
-                    Err(error) => break Err(error),
-                },
+            let outcome = match row {
+                None => self.admit(table, &chains, candidate, whole),
+                Some(head) => self.extend(table, &chains, head, candidate, whole),
+            };
+            match outcome {
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
+                Err(error) => break Err(error),
             }
         };
         if let Err(error) = outcome {
@@ -120,39 +141,83 @@ impl Grower<'_> {
         outcome
     }
 
-    fn utility(table: &Table, candidate: &Candidate) -> f32 {
-        candidate.importance * table.scale()
+    /// What a new chunk of a candidate's row says of itself. Its weights and state are left in `payload`.
+    fn chunk(&mut self, table: &Table, candidate: &Candidate, ordinal: usize) -> Info {
+        if self.alike != Some(candidate.table) {
+            self.payload.resize(table.layout.payload_words(), 0.0);
+            table.new_payload(candidate.hash, ordinal, &mut self.row, &mut self.payload);
+            self.alike = table.chunks_start_alike().then_some(candidate.table);
+        }
+        Info { utility: candidate.importance * table.scale(), ordinal: ordinal as u8 }
     }
 
-    /// Makes a row of one chunk. `Ok(false)`: another thread was first.
-    fn admit(&mut self, table: &Table, chains: &Chains<'_>, candidate: &Candidate) -> Result<bool, AllocError> {
+    /// Makes a row, of one chunk or whole. `Ok(false)`: another thread was first.
+    fn admit(
+        &mut self,
+        table: &Table,
+        chains: &Chains<'_>,
+        candidate: &Candidate,
+        whole: bool,
+    ) -> Result<bool, AllocError> {
         let head = self.alloc(table.heads)?;
-        self.payload.resize(table.layout.payload_words(), 0.0);
-        table.new_payload(candidate.hash, 0, &mut self.row, &mut self.payload);
-        let chunk =
-            NewChunk { info: Info { utility: Self::utility(table, candidate), ordinal: 0 }, payload: &self.payload };
-        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &chunk);
+        self.unentered = Some((candidate.table, head));
+        let outcome = self.write(table, chains, candidate, whole, head);
         reach(Point::RowWritten);
         let entered =
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
         match entered {
             Ok(Inserted::Done) => {
+                self.unentered = None;
+                let grown = self.tails.drain(..).len();
                 reach(Point::RowEntered);
-                table.count_row(0, 1);
+                table.count_row(0, 1 + grown);
                 bump(&table.counters.admitted, 1);
+                bump(&table.counters.grown, grown as u64);
                 self.growth.admitted += 1;
-                Ok(true)
+                self.growth.grown += grown as u64;
+                self.inner.remember_newcomer(candidate);
+                outcome
             }
             Ok(Inserted::Exists(_)) => {
-                chains.discard_head(head);
-                self.magazines.free(table.heads, head);
+                self.discard();
                 Ok(false)
             }
             Err(error) => {
-                chains.discard_head(head);
-                self.magazines.free(table.heads, head);
+                self.discard();
                 Err(AllocError::OverBudget(error))
             }
+        }
+    }
+
+    /// Writes a row that nobody else can reach yet: an error if it cannot be made whole, and then as far as there is room.
+    fn write(
+        &mut self,
+        table: &Table,
+        chains: &Chains<'_>,
+        candidate: &Candidate,
+        whole: bool,
+        head: ChunkIndex,
+    ) -> Result<bool, AllocError> {
+        let info = self.chunk(table, candidate, 0);
+        let first = NewChunk { info, payload: &self.payload };
+        chains.init_head(head, candidate.hash, table.config.optimizer.initial_row_state(), &first);
+        for ordinal in 1..if whole { table.layout.chunks } else { 1 } {
+            let tail = self.alloc(table.tails)?;
+            self.tails.push(tail);
+            let info = self.chunk(table, candidate, ordinal);
+            chains.grow_unpublished(head, tail, &NewChunk { info, payload: &self.payload });
+        }
+        Ok(true)
+    }
+
+    /// Ends a row that could not be entered.
+    fn discard(&mut self) {
+        let Some((table, head)) = self.unentered.take() else { return };
+        let table = &self.inner.tables[table.index()];
+        table.chains(&self.inner.slabs).discard_head(head);
+        self.magazines.free(table.heads, head);
+        for tail in self.tails.drain(..) {
+            self.magazines.free(table.tails, tail);
         }
     }
 
@@ -178,14 +243,19 @@ impl Grower<'_> {
                     break;
                 }
             };
-            self.payload.resize(table.layout.payload_words(), 0.0);
-            table.new_payload(candidate.hash, ordinal, &mut self.row, &mut self.payload);
-            let info = Info { utility: Self::utility(table, candidate), ordinal: ordinal as u8 };
+            let info = self.chunk(table, candidate, ordinal);
             grown.now += 1;
             self.growth.grown += 1;
             chains.grow(&claim, tail, &NewChunk { info, payload: &self.payload });
         }
         outcome
+    }
+}
+
+/// After a panic in the middle of a row.
+impl Drop for Grower<'_> {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 

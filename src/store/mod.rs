@@ -8,6 +8,7 @@ pub(crate) mod fuzzing;
 mod gather;
 mod grow;
 mod iter;
+mod newcomers;
 mod plan;
 mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -45,6 +46,7 @@ use crate::superblocks::{AllocError, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Mutex};
 use clock::Clock;
 use grow::{Candidate, Growth};
+use newcomers::Newcomers;
 use plan::Plan;
 use pruner::Pruner;
 use round::RoundScratch;
@@ -139,6 +141,7 @@ struct Inner {
     pressure: AtomicBool,
     /// Deterministic mode: what waits for the end of the step.
     pending: Mutex<Vec<Candidate>>,
+    newcomers: Mutex<Newcomers>,
     round: Mutex<RoundScratch>,
     /// Of the newest snapshot.
     moment: Arc<Moment>,
@@ -283,6 +286,7 @@ impl Store {
     pub fn step(&self) -> Result<StepReport, StoreError> {
         let step = self.inner.clock.advance(self.inner.live_rows());
         self.inner.move_price(false);
+        self.inner.look_at_newcomers();
         let mut report = StepReport { step, ..StepReport::default() };
         if self.inner.config.deterministic {
             let growth = self.inner.grow_pending();
@@ -391,6 +395,10 @@ impl Inner {
             |source| ConfigError::Reserve { bytes: u64::from(plan.superblocks) * plan.superblock_bytes as u64, source };
         let superblocks =
             Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
+        #[cfg(not(any(shuttle, fuzzing)))]
+        if config.huge_pages {
+            superblocks.ask_for_huge_pages().map_err(ConfigError::HugePages)?;
+        }
         let superblocks = Arc::new(superblocks);
         let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
         let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));
@@ -420,6 +428,7 @@ impl Inner {
             breadth: AtomicU32::new(1f32.to_bits()),
             pressure: AtomicBool::new(false),
             pending: Mutex::new(Vec::new()),
+            newcomers: Mutex::new(Newcomers::new(&config.policy)),
             round: Mutex::new(RoundScratch::new()),
             moment,
             saved: Saved::new(plan.removed_bytes),

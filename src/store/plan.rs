@@ -1,11 +1,14 @@
 //! Sizes of a store, worked out before anything is allocated.
 
+use super::newcomers::Newcomers;
 use super::round::RoundScratch;
 use super::shared_rows::SharedRows;
 use super::table::Table;
 use crate::chain::RowLayout;
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::error::ConfigError;
+#[cfg(not(any(shuttle, fuzzing)))]
+use crate::region::HUGE_PAGE;
 use crate::sketch::Sketch;
 use crate::superblocks::Superblocks;
 
@@ -44,6 +47,16 @@ fn snapshot_bytes(config: &StoreConfig, layouts: &[RowLayout]) -> (u64, u64) {
     ((config.budget / 64).max(8 * row), config.budget / 128)
 }
 
+/// A power of two.
+fn superblock_bytes(config: &StoreConfig) -> u64 {
+    #[cfg(not(any(shuttle, fuzzing)))]
+    if config.huge_pages {
+        return HUGE_PAGE;
+    }
+    let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
+    1 << wanted.ilog2()
+}
+
 impl Plan {
     pub(super) fn new(config: &StoreConfig, tables: &[TableConfig]) -> Result<Plan, ConfigError> {
         let layout = |table: &TableConfig| RowLayout::new(table.dim, table.chunk, &table.optimizer);
@@ -52,8 +65,7 @@ impl Plan {
         record_words.extend(layouts.iter().filter(|layout| layout.chunks > 1).map(RowLayout::tail_words));
         record_words.sort_unstable();
         record_words.dedup();
-        let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
-        let superblock_bytes = 1u64 << wanted.ilog2();
+        let superblock_bytes = superblock_bytes(config);
         // 2^31 chunk indices cannot name more than 2^30 superblocks.
         let superblocks = (config.budget / superblock_bytes).min(1 << 30) as u32;
         let sketch_bytes = match &config.policy {
@@ -65,6 +77,7 @@ impl Plan {
         };
         let mut fixed =
             Superblocks::metadata_bytes(superblocks, record_words.len()) + sketch_bytes + RoundScratch::BYTES;
+        fixed += Newcomers::bytes(&config.policy);
         for (table, layout) in tables.iter().zip(&layouts) {
             let bytes = Table::fixed_bytes(table, layout);
             fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
@@ -74,7 +87,8 @@ impl Plan {
             // A copy of what is saved as it was at the beginning.
             let shared = tables.iter().map(|table| SharedRows::bytes_for(table.fallback, table.dim, &table.optimizer));
             let shared = shared.map(|bytes| bytes.unwrap_or(ABSURD)).fold(0, u64::saturating_add);
-            fixed = fixed.saturating_add(sketch_bytes + shared.min(ABSURD) + image_bytes + removed_bytes).min(ABSURD);
+            let copies = sketch_bytes + shared.min(ABSURD) + Newcomers::bytes(&config.policy);
+            fixed = fixed.saturating_add(copies + image_bytes + removed_bytes).min(ABSURD);
         }
         let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
         // A 64th is kept for directory rebuilds; see `Budget`.

@@ -77,6 +77,9 @@ impl Restore {
         if same_hash {
             inner.restore_sketch(sections, exactly)?;
         }
+        if exactly {
+            inner.restore_newcomers(sections)?;
+        }
         let mut saved = Vec::new();
         for (table, theirs) in inner.tables.iter().zip(&manifest.tables) {
             let rechunk = Rechunk::new(theirs, &table.layout);
@@ -341,6 +344,9 @@ impl Adder<'_> {
         };
         let (kept, head) = (&self.kept, self.records[0]);
         chains.init_head(head, hash, row_state, &chunk(kept[0]));
+        for (&position, &tail) in kept.iter().zip(&self.records).skip(1) {
+            chains.grow_unpublished(head, tail, &chunk(position));
+        }
         let entered = table.directory.insert(tag(hash), head, &guard, |other| chains.probe(other, hash));
         match entered {
             Ok(Inserted::Done) => {}
@@ -358,9 +364,6 @@ impl Adder<'_> {
             }
         }
         if let Ok(mut claim) = chains.look(head) {
-            for (&position, &tail) in kept.iter().zip(&self.records).skip(1) {
-                chains.grow(&claim, tail, &chunk(position));
-            }
             claim.clean();
         }
         table.count_row(0, kept.len());

@@ -2,7 +2,8 @@
 //!
 //! | section | holds |
 //! |---|---|
-//! | `store/clock` u64 | steps, age, age of the units, step of the last round, accesses since the last step, inflation, rounds, whether growth was refused |
+//! | `store/clock` u64 | steps, age, age of the units, step of the last round, accesses since the last step, inflation, memory, rounds, whether growth was refused |
+//! | `store/newcomers` u64 | how many were looked at, the sum of what came of them; table, hash, age, importance of each that waits |
 //! | `store/policy` f32 | threshold, price, breadth |
 //! | `store/sketch` u32 | two counters a word |
 //! | `store/superblocks` u64 | superblocks of each slab |
@@ -64,10 +65,12 @@ impl Inner {
     pub(super) fn sections(&self, rounds: u64) -> Vec<Section> {
         let mut clock = self.clock.words().to_vec();
         clock.extend([rounds, u64::from(self.pressure.load(Ordering::Relaxed))]);
+        let newcomers = self.newcomers.lock().words();
         let superblocks = self.slabs.iter().map(|slab| slab.occupancy().count() as u64).collect();
         let mut sections = vec![
             flat("store/clock".to_owned(), Data::U64(clock)),
             flat("store/policy".to_owned(), Data::F32(self.policy_words().map(load).to_vec())),
+            flat("store/newcomers".to_owned(), Data::U64(newcomers)),
             flat("store/superblocks".to_owned(), Data::U64(superblocks)),
         ];
         sections.extend(self.sketch.as_ref().map(|sketch| flat("store/sketch".to_owned(), Data::U32(sketch.words()))));
@@ -102,7 +105,7 @@ impl Inner {
     pub(super) fn restore_policy(&self, sections: &Sections<'_>) -> Result<u64, SnapshotError> {
         let mut rounds = 0;
         if let Some(words) = sections.integers("store/clock")? {
-            let Some((clock, [before, pressed])) = words.split_first_chunk::<6>() else {
+            let Some((clock, [before, pressed])) = words.split_first_chunk::<7>() else {
                 return Err(unfit("store/clock"));
             };
             if !self.clock.set_words(*clock) {
@@ -117,6 +120,13 @@ impl Inner {
             });
         }
         Ok(rounds)
+    }
+
+    /// Goes on with the newcomers of a store of the same settings.
+    pub(super) fn restore_newcomers(&self, sections: &Sections<'_>) -> Result<(), SnapshotError> {
+        let Some(words) = sections.integers("store/newcomers")? else { return Ok(()) };
+        let restored = self.newcomers.lock().set_words(words, self.tables.len());
+        if restored { Ok(()) } else { Err(unfit("store/newcomers")) }
     }
 
     /// Goes on from a sketch that was saved by a store of the same hash. A sketch of another size is of no use.

@@ -267,6 +267,11 @@ impl Table {
         }
     }
 
+    /// Whether a new chunk is the same for all rows and ordinals.
+    pub(super) fn chunks_start_alike(&self) -> bool {
+        self.shared.is_none() && self.config.init == Init::Zero
+    }
+
     /// Fills `payload` with a new chunk of the row: the fallback's values plus the initial weights, then zero state.
     /// `row` is scratch, `[dim]`.
     pub(super) fn new_payload(&self, hash: u64, ordinal: usize, row: &mut Vec<f32>, payload: &mut [f32]) {

@@ -74,7 +74,7 @@ impl Inner {
         scratch.payload.clear();
         scratch.payload.resize(table.layout.payload_words(), 0.0);
         let (mut norms, mut accesses) = (0f64, 0u64);
-        let hashes = combined.hashes.iter().copied();
+        let hashes = (combined.hashes.as_slice(), |hash| hash);
         in_order(table, chains, hashes, Touch::All, guard, |position, located| {
             let grad = combined.gradient(position, dim, gradient);
             let count = combined.counts[position];

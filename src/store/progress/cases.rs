@@ -16,6 +16,8 @@ pub(super) enum Script {
     Update,
     /// Makes rows whose tags share their first bits, so that one part of the directory grows deep.
     Insert,
+    /// Takes a chunk from rows and trains them, so that they grow again.
+    Grow,
     /// Trains what has no chunk in a table with shared rows.
     Shared,
     /// Removes rows.
@@ -69,7 +71,8 @@ pub(super) fn case(point: Point) -> Case {
         RowHalfRead => (Kind::Sparse, Read, 5),
         Claimed | ChunkStepped => (Kind::Sparse, Update, 6),
         SharedRowStepped => (Kind::Sparse, Shared, 1),
-        SlotsSeen | SlotsTaken | SlotsPutBack | RowWritten | RowEntered | ChunkGrown => (Kind::Sparse, Insert, 2),
+        SlotsSeen | SlotsTaken | SlotsPutBack | RowWritten | RowEntered => (Kind::Sparse, Insert, 2),
+        ChunkGrown => (Kind::Sparse, Grow, 2),
         Withdrawn | SuperblockReserved | SuperblockTaken | SuperblockAcquired => (Kind::Full, Insert, 0),
         SuperblockHalfCommitted => (Kind::Full, Insert, 2),
         SuccessorReserved | SegmentFrozen | SuccessorBuilt | SegmentReplaced | SegmentUnlinked => {

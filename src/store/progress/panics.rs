@@ -35,11 +35,11 @@ fn lost(point: Point) -> Lost {
         SlotsPutBack => records(32 * RECORD),
         SuperblockReserved => Lost { held: SUPERBLOCK, ..Lost::default() },
         SuperblockAcquired | SuperblockHalfCommitted | SuperblockHalfRetired => records(SUPERBLOCK),
-        RowWritten | TailCopied | HeadCopied | HeadPublished => records(RECORD),
-        // The row that was to be entered, and the room for its segment's successors.
+        TailCopied | HeadCopied | HeadPublished => records(RECORD),
+        // The room for a segment's successors.
         SuccessorReserved | WordFrozen | SegmentFrozen | SuccessorBuilt | SegmentReplaced | SlotSettled
         | SlotAdvancing | SlotDeepening | SegmentUnlinked | SegmentFreed => {
-            Lost { records: RECORD, held: REPLACEMENT, row: false }
+            Lost { held: REPLACEMENT, ..Lost::default() }
         }
         RowEntered | ChunkTaken | RowKilled | RowRemoved => Lost { records: WHOLE_ROW, held: 0, row: true },
         _ => Lost::default(),

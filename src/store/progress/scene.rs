@@ -85,6 +85,10 @@ impl Scene {
             Script::Read => self.store.gather(rows(), &self.keys, &mut out).unwrap(),
             Script::Update => self.train(&self.keys),
             Script::Insert => self.corner.chunks(50).for_each(|keys| self.train(keys)),
+            Script::Grow => {
+                self.take_a_chunk_each(&self.keys[..20]);
+                self.train(&self.keys[..20]);
+            }
             Script::Shared => self.corner.chunks(50).for_each(|keys| {
                 self.store.apply_gradients(shared(), keys, &gradients(keys)).unwrap();
             }),
@@ -103,6 +107,18 @@ impl Scene {
                 let _unread = self.store.snapshot(crate::SnapshotKind::Full).unwrap();
                 self.train(&self.keys);
             }
+        }
+    }
+
+    fn take_a_chunk_each(&self, keys: &[u64]) {
+        let inner = &self.store.inner;
+        let (table, guard) = (&inner.tables[rows().index()], inner.reclaimer.pin());
+        let chains = table.chains(&inner.slabs);
+        for &key in keys {
+            let hash = table.resolve(key);
+            let row = (tag(hash), table.find(&chains, hash, &guard).unwrap());
+            let claim = chains.claim(row).unwrap();
+            inner.pinned(table, &guard).shrink(row, claim, |info| info.ordinal == 2);
         }
     }
 
@@ -140,7 +156,9 @@ impl Scene {
             let events = table.events();
             let counted = events.admitted - events.evicted;
             match script {
-                Script::Insert | Script::Shared => assert!(counted <= there, "{there} rows, after {events:?}"),
+                Script::Insert | Script::Grow | Script::Shared => {
+                    assert!(counted <= there, "{there} rows, after {events:?}")
+                }
                 Script::Remove | Script::Round => assert!(counted >= there, "{there} rows, after {events:?}"),
                 _ => assert_eq!(counted, there, "{events:?}"),
             }
