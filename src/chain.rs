@@ -448,6 +448,13 @@ impl<'s> Chains<'s> {
         std::iter::once(first).chain(rest)
     }
 
+    /// What a round counts for a chunk. A row's head is counted with its first dimensions, wherever these are: which chunk is
+    /// in the head's record follows from the order in which they came and went, which a snapshot does not keep.
+    #[inline]
+    pub(crate) fn bytes_of(&self, chunk: Info) -> u64 {
+        if chunk.ordinal == 0 { self.heads.record_bytes() } else { self.tails.record_bytes() }
+    }
+
     /// Which chunks a claimed row has.
     pub(crate) fn ordinals(&self, claim: &Claim<'s>) -> Ordinals {
         let mut live = Ordinals::default();

@@ -254,7 +254,6 @@ impl Inner {
         let mut rows = Vec::new();
         for table in &self.tables {
             let chains = table.chains(&self.slabs);
-            let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
             let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
             self.for_each_segment(0, |at, guard| {
                 rows.clear();
@@ -265,9 +264,8 @@ impl Inner {
                 } else {
                     directory.sample(at, stride, &mut position, guard, visit)
                 };
-                chains.peek(&rows, |_, tail, info| {
-                    let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
-                    histogram.add(info.utility * per_unit, bytes * stride);
+                chains.peek(&rows, |_, _, info| {
+                    histogram.add(info.utility * per_unit, chains.bytes_of(info) * stride);
                     reach(Point::RowMeasured);
                 });
                 next
@@ -409,9 +407,9 @@ impl<'p> Pinned<'p> {
         // What was seen without a claim is looked at again under it.
         let Some(claim) = self.patiently(row) else { return };
         for chunk in self.chains.chunks(&claim) {
-            if doubtful.contains(&chunk.info().utility) {
-                let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };
-                *quota = quota.saturating_sub(slab.record_bytes());
+            let info = chunk.info();
+            if doubtful.contains(&info.utility) {
+                *quota = quota.saturating_sub(self.chains.bytes_of(info));
             }
         }
         let taken = self.shrink(row, claim, |info| info.utility < doubtful.end);
