@@ -5,7 +5,7 @@ use crate::id::ChunkIndex;
 use crate::magazine::Magazine;
 use crate::slab::Slab;
 use crate::superblocks::AllocError;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
 
@@ -122,6 +122,25 @@ impl Drop for Retired<'_> {
         }
         // To where any thread can run it: a thread's own list is only emptied when it is full, and the thread may idle.
         self.guard.flush();
+    }
+}
+
+/// Tells when all who were pinned at its beginning have unpinned. Whoever pins after that sees what was done before it began.
+#[derive(Clone)]
+pub(crate) struct Grace(Arc<AtomicBool>);
+
+impl Grace {
+    pub(crate) fn begin(guard: &Guard) -> Grace {
+        let over = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&over);
+        // Release: pairs with the Acquire in `is_over`, so that what they made is found by whoever is told that it is over.
+        guard.defer(move || theirs.store(true, Ordering::Release));
+        guard.flush();
+        Grace(over)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 

@@ -8,7 +8,7 @@ mod scheduled;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(shuttle)]
 pub(crate) use scheduled::{Atomic, AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, fence, spin_wait};

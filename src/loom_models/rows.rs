@@ -99,19 +99,19 @@ impl Rows {
     pub(super) fn admit(&self, weight: f32, guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weight));
-        self.enter(head, guard)
+        self.enter_head(head, guard)
     }
 
     /// Enters a row of the key, with both chunks.
-    fn admit_whole(&self, weights: [f32; 2], guard: &Guard) -> bool {
+    pub(super) fn admit_whole(&self, weights: [f32; 2], guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weights[0]));
         let info = Info { utility: 1.0, ordinal: 1 };
         self.chains().grow_unpublished(head, self.alloc(TAILS), &NewChunk { info, payload: &weights[1..] });
-        self.enter(head, guard)
+        self.enter_head(head, guard)
     }
 
-    fn enter(&self, head: ChunkIndex, guard: &Guard) -> bool {
+    fn enter_head(&self, head: ChunkIndex, guard: &Guard) -> bool {
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);

@@ -2,6 +2,7 @@
 
 use super::rows::{HASH, Rows};
 use super::*;
+use crate::reclaim::Grace;
 use crossbeam_epoch::Collector;
 
 /// Words of an image of one chunk, of two.
@@ -137,24 +138,20 @@ fn snapshot_of_later_has_a_row_that_was_made_while_one_began() {
         let (handle, theirs) = (collector.register(), collector.register());
         let maker = Arc::clone(&rows);
         let thread = spawn(move || {
-            assert!(maker.admit(3.0, &theirs.pin()));
+            assert!(maker.admit_whole([3.0, 4.0], &theirs.pin()));
+            // Or it is this thread that comes to what is due.
+            run_what_is_due(&theirs);
         });
         rows.moment.begin(false);
-        let over = Arc::new(AtomicU32::new(0));
-        let flag = Arc::clone(&over);
-        {
-            let guard = handle.pin();
-            guard.defer(move || flag.store(1, Ordering::Release));
-            guard.flush();
-        }
+        let grace = Grace::begin(&handle.pin());
         for _ in 0..3 {
             run_what_is_due(&handle);
         }
         // Only then does a snapshot go over the rows; else it waits longer, which is not explored.
-        if over.load(Ordering::Acquire) == 1 {
+        if grace.is_over() {
             let first = save(&rows, &handle.pin());
             thread.join().unwrap();
-            let row = (HASH, vec![(0, 3.0)]);
+            let row = (HASH, vec![(0, 3.0), (1, 4.0)]);
             assert!(first.is_empty() || first == [row.clone()]);
             check_next(&rows, &[row]);
         } else {

@@ -2,8 +2,8 @@
 
 use super::Inner;
 use super::table::Table;
+use crate::reclaim::Grace;
 use crate::sync::{AtomicBool, Mutex, Ordering};
-use std::sync::Arc;
 
 /// A table's number and the key of a row that was removed from it.
 pub(super) type Removed = (u32, u64);
@@ -21,8 +21,8 @@ pub(super) struct Saved {
 pub(super) struct State {
     /// A snapshot is being taken.
     pub(super) running: bool,
-    /// A snapshot was given up with rows left in the other phase, and this is set when its grace period is over.
-    pub(super) left: Option<Arc<AtomicBool>>,
+    /// A snapshot was given up with rows left in the other phase, before this was over.
+    pub(super) left: Option<Grace>,
     /// The step of the snapshot that the rows' marks are of.
     pub(super) base: Option<u64>,
     pub(super) removed: Vec<Removed>,

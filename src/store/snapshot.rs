@@ -8,8 +8,9 @@ use crate::error::StoreError;
 use crate::failpoint::{Point, reach};
 use crate::hash::join;
 use crate::id::Info;
+use crate::reclaim::Grace;
 use crate::snapshot::{BLOCK_BYTES, Manifest, RowBlock, RowRef, Section, SnapshotError, Source};
-use crate::sync::{AtomicBool, Ordering, pause};
+use crate::sync::pause;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ pub struct LiveSnapshot {
     inner: Arc<Inner>,
     manifest: Manifest,
     sections: Vec<Section>,
-    /// Set when the grace period after the beginning is over.
-    grace: Arc<AtomicBool>,
+    /// The grace period after the beginning.
+    grace: Grace,
     stage: Stage,
     images: Images,
     /// Keys that went since the snapshot before, in order, and whether a row of the key is in this snapshot.
@@ -141,7 +142,7 @@ impl Inner {
             inner: Arc::clone(self),
             manifest,
             sections,
-            grace: self.grace(),
+            grace: Grace::begin(&self.reclaimer.pin()),
             stage: Stage::Grace,
             images: Images::default(),
             removed,
@@ -152,23 +153,11 @@ impl Inner {
         Ok(snapshot)
     }
 
-    /// What is set when every thread that is pinned now has unpinned. Whoever pins after that sees what was done before
-    /// this call.
-    fn grace(&self) -> Arc<AtomicBool> {
-        let over = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&over);
-        let guard = self.reclaimer.pin();
-        // Release: pairs with the Acquire of whoever asks, so that what was made before is found in the directories.
-        guard.defer(move || theirs.store(true, Ordering::Release));
-        guard.flush();
-        over
-    }
-
     /// Brings the rows that a snapshot left behind into the phase of the others.
     fn finish_left(&self) {
         let Some(grace) = self.saved.with(|state| state.left.take()) else { return };
-        // Acquire: what was made by threads that did not know of the phase is in the directories.
-        while !grace.load(Ordering::Acquire) {
+        // Then what was made by threads that did not know of the phase is in the directories.
+        while !grace.is_over() {
             self.reclaimer.advance();
             pause();
         }
@@ -319,8 +308,8 @@ impl LiveSnapshot {
             return self.take_images();
         }
         self.stage = match self.stage {
-            // Acquire: what was made by threads that did not know of the phase is in the directories.
-            Stage::Grace if self.grace.load(Ordering::Acquire) => Stage::Rows(0, 0),
+            // What was made by threads that did not know of the phase is in the directories.
+            Stage::Grace if self.grace.is_over() => Stage::Rows(0, 0),
             Stage::Grace => {
                 self.inner.reclaimer.advance();
                 pause();
@@ -369,17 +358,17 @@ impl Drop for LiveSnapshot {
         if !matches!(self.stage, Stage::Done | Stage::Removed(_) | Stage::Images) {
             let begin = if let Stage::Rows(table, _) = self.stage { table } else { 0 };
             for _ in 0..GIVE_UP_ATTEMPTS {
-                if self.grace.load(Ordering::Acquire) {
+                if self.grace.is_over() {
                     break;
                 }
                 inner.reclaimer.advance();
                 pause();
             }
-            if self.grace.load(Ordering::Acquire) {
+            if self.grace.is_over() {
                 inner.pass_over(begin);
             } else {
                 // Somebody stays pinned. The next snapshot does it first.
-                inner.saved.with(|state| state.left = Some(Arc::clone(&self.grace)));
+                inner.saved.with(|state| state.left = Some(self.grace.clone()));
             }
         }
         inner.moment.end();
