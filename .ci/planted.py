@@ -60,8 +60,11 @@ CLAIM_THEN_PHASE = """\
 PHASE_THEN_CLAIM = """\
             let asked = planted().then(|| self.moment.phase());
             let claim = sequence::claim(self.heads.record(row.1))?;
-            let phase = asked.unwrap_or_else(|| self.moment.phase());
-            let claim = if claim.phase() == phase { Some(claim) } else { self.keep_image(row, claim) };
+            let claim = match asked {
+                Some(phase) if claim.phase() == phase => Some(claim),
+                Some(_) => self.keep_image(row, claim),
+                None => self.of_now(row, claim),
+            };
             if let Some(claim) = claim {
                 return Ok(claim);
             }

@@ -131,12 +131,17 @@ pub(crate) struct Grace(Arc<AtomicBool>);
 
 impl Grace {
     pub(crate) fn begin(guard: &Guard) -> Grace {
-        let over = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&over);
-        // Release: pairs with the Acquire in `is_over`, so that what they made is found by whoever is told that it is over.
-        guard.defer(move || theirs.store(true, Ordering::Release));
+        let grace = Grace(Arc::new(AtomicBool::new(false)));
+        let theirs = grace.clone();
+        guard.defer(move || theirs.end());
         guard.flush();
-        Grace(over)
+        grace
+    }
+
+    /// For the collector, and for models of it.
+    pub(crate) fn end(&self) {
+        // Release: pairs with the Acquire in `is_over`, so that what they made is found by whoever is told that it is over.
+        self.0.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_over(&self) -> bool {

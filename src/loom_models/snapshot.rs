@@ -139,8 +139,8 @@ fn snapshot_of_later_has_a_row_that_was_made_while_one_began() {
         let maker = Arc::clone(&rows);
         let thread = spawn(move || {
             assert!(maker.admit_whole([3.0, 4.0], &theirs.pin()));
-            // Or it is this thread that comes to what is due.
-            run_what_is_due(&theirs);
+            // Not dropped here, which pins.
+            theirs
         });
         rows.moment.begin(false);
         let grace = Grace::begin(&handle.pin());
@@ -157,6 +157,27 @@ fn snapshot_of_later_has_a_row_that_was_made_while_one_began() {
         } else {
             thread.join().unwrap();
         }
+    });
+}
+
+/// Whoever is told that the grace period is over finds what was made before it was. The collector's own fences would tell it,
+/// too, so the maker ends it here.
+#[test]
+fn snapshot_finds_what_was_made_before_its_grace_period_was_over() {
+    explore("snapshot: grace, admit and end it", 3, || {
+        let rows = Rows::none();
+        let handle = Collector::new().register();
+        let grace = Grace::begin(&handle.pin());
+        let (maker, theirs) = (Arc::clone(&rows), grace.clone());
+        let thread = spawn(move || {
+            assert!(maker.admit_whole([3.0, 4.0], no_guard()));
+            theirs.end();
+        });
+        if grace.is_over() {
+            assert_eq!(rows.find(no_guard()).map(|head| rows.read(head)), Some(Ok([3.0, 4.0])));
+        }
+        thread.join().unwrap();
+        assert!(grace.is_over());
     });
 }
 
