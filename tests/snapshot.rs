@@ -139,7 +139,7 @@ fn adapting(taken: &Taken) -> (usize, f32) {
 #[test]
 fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
     let (mut pruned, mut waiting, mut adapted) = (0, 0, 0);
-    for seed in 0..6 {
+    for seed in 0..16 {
         // Mostly the default, which adapts.
         let fixed = [Decay::Adaptive, Decay::Adaptive, Decay::PerCapacity(1.0)];
         let of = FiitedConfig { period_steps: 7, warmup_steps: 3, ..FiitedConfig::default() };

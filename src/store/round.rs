@@ -47,6 +47,9 @@ impl RoundScratch {
     }
 }
 
+/// Attempts to free all that is retired while a snapshot is read, if others stay pinned: about half a second.
+const COLLECT_ATTEMPTS: usize = 500;
+
 /// Times that readers are given to let go of what a round to a size took.
 const GIVE_BACK_ATTEMPTS: usize = 8;
 
@@ -183,6 +186,17 @@ impl Inner {
     /// Frees what is retired, as far as pinned threads let it.
     pub(super) fn collect(&self) {
         self.reclaimer.collect(|| self.retired_bytes());
+        // In a deterministic store a snapshot's reader, who is pinned for a moment, must not change what there is room for.
+        let mut attempt = 0;
+        while self.config.deterministic
+            && self.retired_bytes() > 0
+            && !self.moment.is_given_up()
+            && attempt < COLLECT_ATTEMPTS
+        {
+            pause();
+            self.reclaimer.collect(|| self.retired_bytes());
+            attempt += 1;
+        }
     }
 
     fn retired_bytes(&self) -> u64 {
