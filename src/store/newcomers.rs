@@ -117,7 +117,8 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+// Not with what AddressSanitizer puts between records: what is admitted, and on what estimate, depends on how many have room.
+#[cfg(all(test, not(any(loom, shuttle, dimslab_asan))))]
 mod tests {
     use crate::{Optimizer, Store, StoreConfig, TableConfig, TableId};
 
