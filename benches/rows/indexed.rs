@@ -3,7 +3,7 @@
 use super::arena::{Arena, Pages};
 use super::stores::{AHEAD, BAG, RowStore};
 use dimslab::simd::Kernels;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Rows of a line of the index: the key's number and the row's, which is the same, and room for one more, as there is in a
 /// hash index that is seven eighths full.
@@ -26,13 +26,20 @@ impl Indexed {
         Ok(Indexed { index, rows, simd: Kernels::get() })
     }
 
+    /// The two words of the index that are a key's: its number and its row's.
+    #[inline]
+    fn entry(&self, key: u64) -> [&AtomicU32; 2] {
+        let number = key as u32 as usize;
+        let (line, at) = (number / LINE_ROWS, number % LINE_ROWS * 2);
+        [self.index.word(line, at), self.index.word(line, at + 1)]
+    }
+
     /// The row of a key, which its line of the index tells.
     #[inline]
     fn row(&self, key: u64) -> usize {
-        let number = key as u32;
-        let (line, at) = (number as usize / LINE_ROWS, number as usize % LINE_ROWS * 2);
-        assert_eq!(self.index.word(line, at).load(Ordering::Relaxed), number, "the key is there");
-        self.index.word(line, at + 1).load(Ordering::Relaxed) as usize
+        let [number, row] = self.entry(key);
+        assert_eq!(number.load(Ordering::Relaxed), key as u32, "the key is there");
+        row.load(Ordering::Relaxed) as usize
     }
 
     fn each(&self, keys: &[u64], mut visit: impl FnMut(usize, usize)) {
@@ -42,7 +49,7 @@ impl Indexed {
             if let Some(&key) = keys.get(turn) {
                 self.index.prefetch(line(key));
             }
-            // The row that was asked for this many turns ago makes room for the one that is asked for now.
+            // Before its place is taken by the row that is asked for below.
             if let Some(position) = turn.checked_sub(2 * AHEAD) {
                 visit(position, near[position % AHEAD]);
             }
@@ -60,11 +67,8 @@ impl RowStore for Indexed {
     fn insert(&self, keys: &[u64]) {
         let zeros = vec![0.0; self.rows.dim()];
         for &key in keys {
-            let number = key as u32;
-            let (line, at) = (number as usize / LINE_ROWS, number as usize % LINE_ROWS * 2);
-            self.index.word(line, at).store(number, Ordering::Relaxed);
-            self.index.word(line, at + 1).store(number, Ordering::Relaxed);
-            self.rows.write(number as usize, &zeros);
+            self.entry(key).into_iter().for_each(|word| word.store(key as u32, Ordering::Relaxed));
+            self.rows.write(key as u32 as usize, &zeros);
         }
     }
 
