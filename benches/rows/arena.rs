@@ -17,6 +17,8 @@ pub(crate) const RATE: f32 = 1.0 / (1u32 << 20) as f32;
 pub(crate) struct Arena {
     memory: MmapRaw,
     words: usize,
+    /// Words that a row has before its values.
+    head: usize,
     dim: usize,
     wide: bool,
 }
@@ -30,29 +32,50 @@ pub(crate) enum Pages {
 
 impl Arena {
     pub(crate) fn new(rows: u64, dim: usize, pages: Pages) -> std::io::Result<Arena> {
+        Arena::with_heads(rows, 0, dim, pages)
+    }
+
+    /// With so many words before the values of each row, which then begin on no boundary.
+    pub(crate) fn with_heads(rows: u64, head: usize, dim: usize, pages: Pages) -> std::io::Result<Arena> {
         assert!(dim <= DIM_MAX && dim.is_multiple_of(4), "rows are whole vectors of 4");
-        let words = rows as usize * dim;
+        let words = rows as usize * (head + dim);
         let memory = MmapRaw::from(MmapOptions::new().len(words * 4).map_anon()?);
         memory.advise(if pages == Pages::Huge { Advice::HugePage } else { Advice::NoHugePage })?;
-        Ok(Arena { memory, words, dim, wide: wide() })
+        Ok(Arena { memory, words, head, dim, wide: wide() })
     }
 
     pub(crate) fn dim(&self) -> usize {
         self.dim
     }
 
-    fn row(&self, row: usize) -> &[AtomicU32] {
+    /// A row with its head.
+    fn whole(&self, row: usize) -> &[AtomicU32] {
         // SAFETY: the mapping is that long, aligned to pages, writable, and lives as long as `self`; nothing but these
         // words is made of it.
         let words = unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU32>(), self.words) };
-        &words[row * self.dim..(row + 1) * self.dim]
+        let stride = self.head + self.dim;
+        &words[row * stride..(row + 1) * stride]
+    }
+
+    fn row(&self, row: usize) -> &[AtomicU32] {
+        &self.whole(row)[self.head..]
+    }
+
+    /// One word of a row and its head.
+    #[inline]
+    pub(crate) fn word(&self, row: usize, at: usize) -> &AtomicU32 {
+        &self.whole(row)[at]
     }
 
     #[inline]
     pub(crate) fn prefetch(&self, row: usize) {
-        let start = self.row(row).as_ptr().cast::<u8>();
-        for offset in (0..self.dim * 4).step_by(64) {
+        let row = self.whole(row);
+        let start = row.as_ptr().cast::<u8>();
+        for offset in (0..size_of_val(row)).step_by(64) {
             prefetch(start.wrapping_add(offset));
+        }
+        if self.head > 0 {
+            prefetch(start.wrapping_add(size_of_val(row) - 1));
         }
     }
 

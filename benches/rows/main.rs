@@ -17,6 +17,7 @@
 //! dimslab itself), or a part of a name. Results are printed and merged into `--results`.
 
 mod arena;
+mod indexed;
 #[path = "../support/keys.rs"]
 mod keys;
 mod maps;
@@ -30,7 +31,7 @@ mod throughput;
 use results::Results;
 use std::path::PathBuf;
 use std::time::Duration;
-use stores::{CEILING, Kind, kinds};
+use stores::{CEILING, HUGE, Kind, kinds};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -91,22 +92,22 @@ impl Args {
         Ok(args)
     }
 
-    /// What is measured in one run, the ceiling and dimslab first.
+    /// What is measured in one run: always the ceiling and dimslab, on both pages.
     fn chosen(&self, dim: usize) -> Outcome<Vec<(String, Kind)>> {
         let wanted = |name: &str, kind: Kind| match self.stores.as_str() {
-            _ if name == CEILING || name == "dimslab" => true,
-            "flat" => matches!(kind, Kind::Flat(..)),
+            _ if [CEILING, "dimslab", HUGE].contains(&name) => true,
+            "flat" => matches!(kind, Kind::Flat(..) | Kind::Indexed),
             "slots" => matches!(kind, Kind::Map(_, maps::Place::Slot)),
             "boxes" => matches!(kind, Kind::Map(_, maps::Place::Box)),
             // A chunk that is the longest anyway, or as long as the row, is dimslab itself.
             "dimslab" => match kind {
-                Kind::Dimslab(chunk, _) => chunk == 0 || chunk < stores::longest_chunk(dim),
+                Kind::Dimslab(chunk, ..) => chunk == 0 || chunk < stores::longest_chunk(dim),
                 _ => false,
             },
             part => name.contains(part),
         };
         let chosen: Vec<_> = kinds().into_iter().filter(|(name, kind)| wanted(name, *kind)).collect();
-        if chosen.len() == 2 && !["flat", "dimslab"].iter().any(|name| name.contains(&self.stores)) {
+        if chosen.len() == 3 && !["flat", "dimslab"].iter().any(|name| name.contains(&self.stores)) {
             return Err(format!("no store is called {}", self.stores).into());
         }
         Ok(chosen)

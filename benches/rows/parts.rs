@@ -23,7 +23,7 @@ fn warm_system(bytes: usize) -> Outcome<()> {
 
 /// All that grow and stay whole, the mixed lengths being no way of growing.
 fn growing(args: &Args, dim: usize) -> Outcome<Vec<(String, Kind)>> {
-    let mixed = |kind: &Kind| matches!(kind, Kind::Dimslab(_, Lengths::Mixed));
+    let mixed = |kind: &Kind| matches!(kind, Kind::Dimslab(_, Lengths::Mixed, _));
     Ok(args.chosen(dim)?.into_iter().filter(|(_, kind)| !mixed(kind)).collect())
 }
 

@@ -1,6 +1,7 @@
 //! What is measured, behind one trait: flat arrays, dimslab, and maps (`maps.rs`).
 
 use super::arena::{Arena, Pages, RATE};
+use super::indexed::Indexed;
 use super::maps;
 use crate::Outcome;
 use crate::keys::mix;
@@ -37,8 +38,10 @@ pub(crate) const BAG: usize = 8;
 pub(crate) enum Kind {
     /// A flat array, on pages of a size, asking for rows so far ahead (0: not at all).
     Flat(Pages, usize),
-    /// Chunks of so many dimensions (0: the longest), and which rows it has.
-    Dimslab(usize, Lengths),
+    /// A line of an index, then a row.
+    Indexed,
+    /// Chunks of so many dimensions (0: the longest), which rows it has, and on what pages.
+    Dimslab(usize, Lengths, Pages),
     Map(maps::Index, maps::Place),
 }
 
@@ -53,10 +56,13 @@ pub(crate) enum Lengths {
     Mixed,
 }
 
-const AHEAD: usize = 16;
+pub(crate) const AHEAD: usize = 16;
 
 /// The flat array that everything is compared with.
 pub(crate) const CEILING: &str = "flat, huge pages, prefetch";
+
+/// The store as it can be set to be faster, for the price of a pause when a page is first used.
+pub(crate) const HUGE: &str = "dimslab, huge pages";
 
 /// The one that any program would begin with.
 pub(crate) const FLAT: &str = "flat";
@@ -67,13 +73,18 @@ pub(crate) fn kinds() -> Vec<(String, Kind)> {
         (CEILING.to_owned(), Kind::Flat(Pages::Huge, AHEAD)),
         ("flat, prefetch".to_owned(), Kind::Flat(Pages::Small, AHEAD)),
         (FLAT.to_owned(), Kind::Flat(Pages::Small, 0)),
-        ("dimslab".to_owned(), Kind::Dimslab(0, Lengths::Full)),
-        ("dimslab, default policy".to_owned(), Kind::Dimslab(0, Lengths::Counted)),
-        ("dimslab, mixed lengths".to_owned(), Kind::Dimslab(0, Lengths::Mixed)),
+        ("index line, then row".to_owned(), Kind::Indexed),
+        ("dimslab".to_owned(), Kind::Dimslab(0, Lengths::Full, Pages::Small)),
+        (HUGE.to_owned(), Kind::Dimslab(0, Lengths::Full, Pages::Huge)),
+        ("dimslab, default policy".to_owned(), Kind::Dimslab(0, Lengths::Counted, Pages::Small)),
+        ("dimslab, mixed lengths".to_owned(), Kind::Dimslab(0, Lengths::Mixed, Pages::Small)),
     ];
     for chunk in [4, 16] {
-        kinds.push((format!("dimslab, chunk {chunk}"), Kind::Dimslab(chunk, Lengths::Full)));
-        kinds.push((format!("dimslab, chunk {chunk}, mixed lengths"), Kind::Dimslab(chunk, Lengths::Mixed)));
+        kinds.push((format!("dimslab, chunk {chunk}"), Kind::Dimslab(chunk, Lengths::Full, Pages::Small)));
+        kinds.push((
+            format!("dimslab, chunk {chunk}, mixed lengths"),
+            Kind::Dimslab(chunk, Lengths::Mixed, Pages::Small),
+        ));
     }
     for index in maps::INDEXES {
         kinds.push((format!("{} -> slot", index.name()), Kind::Map(index, maps::Place::Slot)));
@@ -124,7 +135,8 @@ impl Arenas {
         let (rows, dim, slots) = (self.rows, self.dim, self.slots);
         Ok(match kind {
             Kind::Flat(pages, ahead) => Box::new(Flat { arena: self.get(pages)?, ahead, simd: Kernels::get() }),
-            Kind::Dimslab(chunk, lengths) => Box::new(Dimslab::new(rows, dim, chunk, lengths)?),
+            Kind::Indexed => Box::new(Indexed::new(rows, dim)?),
+            Kind::Dimslab(chunk, lengths, pages) => Box::new(Dimslab::new(rows, dim, chunk, lengths, pages)?),
             Kind::Map(index, place) => maps::make(index, place, dim, || self.get(slots))?,
         })
     }
@@ -210,10 +222,10 @@ pub(crate) fn ample(rows: u64, dim: usize, chunk: usize) -> u64 {
 }
 
 impl Dimslab {
-    fn new(rows: u64, dim: usize, chunk: usize, lengths: Lengths) -> Outcome<Dimslab> {
+    fn new(rows: u64, dim: usize, chunk: usize, lengths: Lengths, pages: Pages) -> Outcome<Dimslab> {
         let chunk = if chunk == 0 { longest_chunk(dim) } else { chunk };
         let rule = TableConfig::new("rows", dim).chunk(chunk).optimizer(Optimizer::Sgd { lr: RATE });
-        let config = StoreConfig::new(ample(rows, dim, chunk));
+        let config = StoreConfig::new(ample(rows, dim, chunk)).huge_pages(pages == Pages::Huge);
         let config = if lengths == Lengths::Full { config.policy(Policy::None) } else { config };
         let offsets = (0..=KEYS_MAX / BAG).map(|bag| bag * BAG).collect();
         Ok(Dimslab { store: Store::new(config, vec![rule])?, grads: vec![1.0; KEYS_MAX * dim], dim, lengths, offsets })

@@ -41,3 +41,5 @@ pub use generator::{Generator, GeneratorConfig};
 pub use input::{Compression, Input, Inputs};
 pub use loader::Loader;
 pub use teacher::Truth;
+#[cfg(feature = "cli")]
+pub(crate) use teacher::mix;

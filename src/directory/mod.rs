@@ -17,9 +17,6 @@
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
-#[cfg(not(loom))]
-mod segment;
-#[cfg(loom)]
 pub(crate) mod segment;
 mod shape;
 

@@ -156,7 +156,8 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+// Not with what AddressSanitizer puts between records: what is admitted, and on what estimate, depends on how many have room.
+#[cfg(all(test, not(any(loom, shuttle, dimslab_asan))))]
 mod tests {
     use crate::{Optimizer, Store, StoreConfig, TableConfig, TableId};
 
@@ -172,15 +173,10 @@ mod tests {
         f64::from(store.inner.clock.memory())
     }
 
-    fn mix(x: u64) -> u64 {
-        let x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        x ^ (x >> 29)
-    }
-
     #[test]
     fn chance_makes_memory_long_and_fashion_makes_it_short() {
         // A hundred thousand ids, all used alike: whoever is admitted was lucky.
-        let chance = memory(|step, i| mix(step * 512 + i) % 100_000);
+        let chance = memory(|step, i| crate::hash::mix(step * 512 + i, 0) % 100_000);
         // In each step thirteen ids come that are used in forty steps from then on.
         let fashion = memory(|step, i| 13 * step + i);
         assert!(chance > 15.0 && fashion < 5.0, "{chance} {fashion}");

@@ -7,11 +7,12 @@
 //! Increments are norms of gradients, scaled so that every feature adds as much as any other in a batch (as in the
 //! authors' program).
 
-use super::flat::{Rows, Sums, mix, norm};
+use super::flat::{Rows, Sums, norm};
 use super::hashed::Hashed;
 use super::ranking::{Place, Ranking};
 use super::sketched::{HotSketch, NOWHERE};
 use super::{Held, Method, StudyError, Training};
+use crate::data::mix;
 
 /// The part of the budget that goes to shared rows. The paper tunes 0.7 to 0.1 by ratio, 0.5 in the middle.
 pub(crate) const SHARED: f64 = 0.5;

@@ -1,8 +1,9 @@
 //! Mixed dimension by popularity (Ginart et al. 2021, arXiv 1909.11810): each table has a dimension of its own, less the
 //! more ids it has, and a matrix that lifts its rows to the model's dimension.
 
-use super::flat::{INIT_BOUND, Rows, Sums, mix};
+use super::flat::{INIT_BOUND, Rows, Sums};
 use super::{Held, Method, StudyError, Training};
+use crate::data::mix;
 
 /// How fast dimensions fall with a table's number of ids.
 const TEMPERATURE: f64 = 0.3;

@@ -2,6 +2,7 @@
 //! batch's gradients by row.
 
 use super::Training;
+use crate::data::mix;
 use crate::simd::Kernels;
 
 /// Largest absolute value of a weight before training.
@@ -146,14 +147,6 @@ pub(crate) fn shared_row(seed: u64, id: u32, size: usize, rows: usize) -> Option
     }
     let row = (u128::from(mix(seed ^ mix(u64::from(id)))) * rows as u128) >> 64;
     (rows > 0).then_some(row as usize)
-}
-
-/// A 64-bit finaliser (the one of SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
-pub(crate) fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// A number from 0 to below 1 out of random bits.

@@ -1,7 +1,8 @@
 //! Flat tables whose rows ids have for themselves or share: full size, fewer dimensions, the hashing trick.
 
-use super::flat::{INIT_BOUND, Rows, Sums, level, mix, shared_row};
+use super::flat::{INIT_BOUND, Rows, Sums, level, shared_row};
 use super::{Held, Method, StudyError, Training};
+use crate::data::mix;
 
 /// One table for each feature; what its rows lack in dimensions reads as zero.
 pub(crate) struct Hashed {

@@ -4,9 +4,10 @@
 //! It knows what no method can, and the places of its rows cost it nothing. A frozen one knows only how often ids occur
 //! in the first part of the stream.
 
-use super::flat::{INIT_BOUND, Rows, Sums, mix};
+use super::flat::{INIT_BOUND, Rows, Sums};
 use super::hashed::Hashed;
 use super::{Held, Method, StudyError, Training};
+use crate::data::mix;
 
 const NOWHERE: u32 = u32::MAX;
 

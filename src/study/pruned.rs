@@ -12,9 +12,10 @@
 //! Every so many steps scores are compared over all tables, after division by their table's 95th percentile over the
 //! units that were accessed (`scaled`). If more than a twentieth of the memory would change hands, it does.
 
-use super::flat::{Rows, Sums, level, mix, norm, shared_row, unit};
+use super::flat::{Rows, Sums, level, norm, shared_row, unit};
 use super::ranking::{Place, Ranking};
 use super::{Held, Method, StudyError, Training};
+use crate::data::mix;
 
 /// Bytes that a unit costs whether it has memory or not: its score and its address.
 const UNIT_BYTES: u64 = 8;

@@ -2,7 +2,7 @@
 //! row. A key that finds its bucket full takes the place of the least, and its score on top of its own (SpaceSaving), so
 //! that scores are never too low.
 
-use super::flat::mix;
+use crate::data::mix;
 
 const WAYS: usize = 4;
 const NOBODY: u32 = u32::MAX;

@@ -242,7 +242,7 @@ pub(crate) mod tests {
     /// Labels that follow the ids.
     pub(crate) fn stream(rows: u64) -> Stream {
         let row = |i: u64| {
-            let (a, b) = (super::super::flat::mix(i) % 40, super::super::flat::mix(i ^ 99) % 3000);
+            let (a, b) = (crate::data::mix(i) % 40, crate::data::mix(i ^ 99) % 3000);
             let clicked = (a + b) % 3 == 0;
             (f32::from(u8::from(clicked)), vec![0.5], vec![a, b])
         };
