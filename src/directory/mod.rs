@@ -15,6 +15,7 @@
 //!
 //! The directory knows nothing of rows: a caller's closure says whether the row at an index has the key it means.
 
+mod allocation;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 pub(crate) mod segment;
@@ -23,10 +24,9 @@ mod shape;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
-use crossbeam_epoch::{Guard, Pointable, Shared};
-pub(crate) use segment::Near;
+use crossbeam_epoch::{Guard, Pointer, Shared};
+pub(crate) use segment::{AtHome, Near};
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
 pub(crate) use shape::{Misshapen, Shape};
 use std::sync::Arc;
@@ -73,12 +73,13 @@ const NODE_BYTES: u64 = size_of::<Node>() as u64;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
+#[repr(align(128))]
 struct Node {
     slots: [Slot; 1 << NODE_BITS],
 }
 
-// A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the low bit free.
-const _: () = assert!(<Segment as Pointable>::ALIGN >= 2 && align_of::<Node>() >= 2);
+// A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the tag's bits free.
+const _: () = assert!(align_of::<Node>() >= allocation::ALIGN);
 
 impl Node {
     /// The slot that leads on to `tag`, of a node that `bits` bits have led to; and to so many more.
@@ -95,31 +96,18 @@ fn node_of<'d>(_slot: &'d Slot, there: Shared<'_, Segment>) -> Option<&'d Node> 
     if there.tag() != NODE {
         return None;
     }
-    let node = there.as_raw().map_addr(|addr| addr & !NODE).cast::<Node>();
+    let node = std::ptr::with_exposed_provenance::<Node>(there.into_usize() & !NODE);
     // SAFETY: tagged `NODE`, so a node. Said so that what is asked of a slot is its tag alone.
     unsafe { std::hint::assert_unchecked(!node.is_null()) };
     // SAFETY: nodes live as long as the directory, and so as the slot that leads to them.
     Some(unsafe { &*node })
 }
 
-/// A look-up on its way, in steps each of which asks for the line that the next one reads: the segment, the tag's bucket.
-/// Many look-ups abreast wait for memory together.
-#[derive(Clone, Copy)]
-pub(crate) struct Arrival<'g> {
-    segment: &'g Segment,
-}
-
-impl<'g> Arrival<'g> {
-    /// The bucket of `tag`.
-    #[inline]
-    pub(crate) fn bucket(self, tag: u32, guard: &'g Guard) -> Near<'g> {
-        let mut segment = self.segment;
-        while let Some(newer) = segment.replacement(tag, guard) {
-            // SAFETY: as in `Segment::replacement`.
-            segment = unsafe { newer.deref() };
-        }
-        segment.near(tag)
-    }
+/// What a slot holds that leads to a node.
+fn pointer_to<'g>(node: *mut Node) -> Shared<'g, Segment> {
+    // SAFETY: of a segment's alignment, so that the tag is told from the address. What is tagged `NODE` is never taken for a
+    // segment.
+    unsafe { Shared::from_usize(node.expose_provenance() | NODE) }
 }
 
 /// One table's directory.
@@ -175,18 +163,13 @@ impl Directory {
     #[inline]
     fn segment<'g>(&self, tag: u32, guard: &'g Guard) -> &'g Segment {
         // SAFETY: a slot's segment is retired only after all its slots were moved on, and we hold a guard.
-        let mut segment = unsafe { self.place(tag, guard).there.deref() };
-        while let Some(newer) = segment.replacement(tag, guard) {
-            // SAFETY: as in `Segment::replacement`.
-            segment = unsafe { newer.deref() };
-        }
-        segment
+        unsafe { self.place(tag, guard).there.deref() }.newest(tag, guard)
     }
 
-    /// Begins to look for `tag`, up to the first line that is likely to be far: the slots, of which there are a few bytes for
-    /// each segment, seldom are.
+    /// Begins to look for `tag`: finds the bucket where its words begin, and asks the processor for that. So many look-ups
+    /// abreast wait for memory together; the slots above, of which there are a few bytes for each segment, seldom are far.
     #[inline]
-    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Arrival<'g> {
+    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Near<'g> {
         let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
         // The bits that have not led anywhere yet, from the top.
         let mut rest = tag << ROOT_BITS;
@@ -195,9 +178,7 @@ impl Directory {
             let there = slot.load(Ordering::Acquire, guard);
             let Some(node) = node_of(slot, there) else {
                 // SAFETY: as in `segment`.
-                let segment = unsafe { there.deref() };
-                rowcopy::prefetch((&raw const *segment).cast());
-                return Arrival { segment };
+                return unsafe { Near::new(there, tag) };
             };
             slot = &node.slots[(rest >> (32 - NODE_BITS)) as usize];
             rest <<= NODE_BITS;
@@ -270,7 +251,7 @@ impl Directory {
     /// Replaces a segment and brings the slots up to date. What that can take is reserved before anything is frozen, so
     /// that a refusal changes nothing and a segment once frozen is replaced.
     fn replace(&self, segment: &Segment, guard: &Guard) -> Result<(), OverBudget> {
-        if segment.replacement(segment.prefix, guard).is_some() {
+        if segment.replacement(segment.begin(), guard).is_some() {
             return Ok(());
         }
         let reserved = segment.successor_bytes_max() + LEVELS * NODE_BYTES;
@@ -297,8 +278,8 @@ impl Directory {
     /// The way to the upper half of a split goes through the lower half. So before a lower half is retired, the slots of
     /// the upper half must have left what was split, whose own thread may not have come to them yet.
     fn settle(&self, segment: &Segment, used: &mut u64, guard: &Guard) {
-        let end = u64::from(segment.prefix) + (1u64 << (32 - segment.reach(guard)));
-        let mut tag = segment.prefix;
+        let end = u64::from(segment.begin()) + (1u64 << (32 - segment.reach(guard)));
+        let mut tag = segment.begin();
         loop {
             let place = self.place(tag, guard);
             // SAFETY: as in `segment`.
@@ -306,8 +287,8 @@ impl Directory {
             // What is deeper came after this segment; moving on from it is the business of the thread that replaced it,
             // which has reserved the bytes that may take.
             // That goes for all of the upper half as well.
-            let before = occupant.depth < segment.depth;
-            let ours = occupant.depth == segment.depth && segment.end().is_none_or(|end| tag < end);
+            let before = occupant.depth() < segment.depth();
+            let ours = occupant.depth() == segment.depth() && segment.end().is_none_or(|end| tag < end);
             if (before || ours) && occupant.replacement(tag, guard).is_some() {
                 self.advance(&place, tag, used, guard);
                 continue;
@@ -325,7 +306,7 @@ impl Directory {
         let (budget, bytes) = (Arc::clone(&self.budget), segment.bytes());
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.retire(bytes);
-        let retired = RetiredSegment { address: &raw const *segment, bytes, budget };
+        let retired = RetiredSegment { address: allocation::address(segment), bytes, budget };
         // SAFETY: what the closure owns may be dropped on any thread, and later than this call: a segment is plain words,
         // and no slot leads to it any more.
         unsafe { guard.defer_unchecked(move || drop(retired)) };
@@ -342,7 +323,7 @@ impl Directory {
         while let Some(newer) = newest.replacement(tag, guard) {
             // SAFETY: as in `Segment::replacement`.
             let segment = unsafe { newer.deref() };
-            if segment.depth > place.bits {
+            if segment.depth() > place.bits {
                 // A node only when the slot can go no further without one, so that a call makes one at most.
                 if pointer == from {
                     return self.deepen(place, newest, used, guard);
@@ -360,14 +341,13 @@ impl Directory {
     /// Puts a node where one slot cannot tell the two halves of `split` apart.
     fn deepen(&self, place: &Place<'_, '_>, split: &Segment, used: &mut u64, guard: &Guard) {
         let half = |slot: usize| {
-            let tag = split.prefix | (slot as u32) << (32 - place.bits - NODE_BITS);
+            let tag = split.begin() | (slot as u32) << (32 - place.bits - NODE_BITS);
             Atomic::from(split.replacement(tag, guard).unwrap_or(Shared::null()))
         };
         let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
-        let tagged = Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE);
         reach(Point::SlotDeepening);
         // Release: publishes the node. Pairs with the Acquire in `place`.
-        if place.slot.compare_exchange(place.there, tagged, Ordering::Release, Ordering::Relaxed, guard).is_ok() {
+        if place.slot.compare_exchange(place.there, pointer_to(node), Ordering::Release, Ordering::Relaxed, guard).is_ok() {
             *used += NODE_BYTES;
             self.bytes.fetch_add(NODE_BYTES, Ordering::Relaxed);
         } else {
@@ -436,7 +416,7 @@ impl Directory {
 
 /// A segment that waits for its last reader. When it is dropped, first the segment goes, then its bytes are released.
 struct RetiredSegment {
-    address: *const Segment,
+    address: usize,
     bytes: u64,
     budget: Arc<Budget>,
 }
@@ -445,7 +425,7 @@ impl Drop for RetiredSegment {
     fn drop(&mut self) {
         // SAFETY: only the one thread that published a segment's replacement retires it, once, after every slot was moved
         // past it; this runs after the grace period, so nobody can still hold it.
-        drop(unsafe { Shared::from(self.address).into_owned() });
+        unsafe { allocation::free(self.address) };
         reach(Point::SegmentFreed);
         self.budget.release_retired(self.bytes);
     }
@@ -456,27 +436,24 @@ impl Drop for Directory {
         // SAFETY: `&mut self`: no other thread uses the directory.
         let guard = unsafe { crossbeam_epoch::unprotected() };
         let mut nodes: Vec<*mut Node> = Vec::new();
-        let mut segments: Vec<*const Segment> = Vec::new();
+        let mut segments: Vec<usize> = Vec::new();
         let mut pending: Vec<&[Slot]> = vec![&*self.root];
         while let Some(slots) = pending.pop() {
             for slot in slots {
                 let there = slot.load(Ordering::Relaxed, guard);
-                let raw = there.as_raw();
-                if there.tag() == NODE {
-                    let child = raw.map_addr(|addr| addr & !NODE).cast_mut().cast::<Node>();
-                    nodes.push(child);
-                    // SAFETY: tagged `NODE`, so a node, and freed only below.
-                    pending.push(&unsafe { &*child }.slots);
-                } else if segments.last() != Some(&raw) {
-                    segments.push(raw);
+                if let Some(node) = node_of(slot, there) {
+                    nodes.push(std::ptr::with_exposed_provenance_mut(there.into_usize() & !NODE));
+                    pending.push(&node.slots);
+                } else if segments.last() != Some(&there.into_usize()) {
+                    segments.push(there.into_usize());
                 }
             }
         }
         segments.sort_unstable();
         segments.dedup();
         for segment in segments {
-            // SAFETY: reachable once (deduplicated), and nobody else can reach it any more.
-            drop(unsafe { Shared::from(segment).into_owned() });
+            // SAFETY: reachable once (deduplicated: a segment's pointers are all tagged alike), and nobody else can reach it.
+            unsafe { allocation::free(segment) };
         }
         for node in nodes {
             // SAFETY: as for the segments; nodes are reachable from one slot each.

@@ -1,6 +1,7 @@
 //! One segment: the row words of all keys whose tags share a prefix.
 
 use super::Probe;
+use super::allocation::{allocate, home_bucket};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::rowcopy;
@@ -29,7 +30,7 @@ const SPLIT_BUCKETS: usize = 2;
 /// Of 64 slots, how many are used in a new segment, and how many before it is replaced. Between the two lies what a row
 /// costs here (10 bytes to 8.7), what a search for a row that is not there costs, and how often rows are copied.
 #[cfg(not(any(loom, shuttle, fuzzing)))]
-const LOAD: std::ops::Range<usize> = 51..59;
+const LOAD: std::ops::Range<usize> = 44..54;
 /// With so few slots that a segment begins below this.
 #[cfg(any(loom, shuttle, fuzzing))]
 const LOAD: std::ops::Range<usize> = 46..55;
@@ -65,18 +66,18 @@ fn row_of(word: u64, tag: u32) -> Option<ChunkIndex> {
 
 /// The bucket where the search for a tag begins, of so many.
 #[inline]
-fn home(tag: u32, buckets: usize) -> usize {
+pub(super) fn home(tag: u32, buckets: usize) -> usize {
     ((tag as usize & ((1 << BUCKET_BITS) - 1)) * buckets) >> BUCKET_BITS
 }
 
 #[repr(align(64))]
-struct Bucket([AtomicU64; BUCKET_SLOTS]);
+pub(super) struct Bucket([AtomicU64; BUCKET_SLOTS]);
 
-/// Open addressing over buckets of one cache line each, linear from the tag's own bucket.
-///
-/// A slot goes from empty to a row word to a tombstone, and never back; the whole segment is replaced instead.
-pub(crate) struct Segment {
-    buckets: Box<[Bucket]>,
+/// What a segment has besides its words.
+#[repr(align(64))]
+pub(crate) struct Header {
+    /// How many buckets there are.
+    pub(super) buckets: u32,
     /// Slots that are not empty.
     used: AtomicU32,
     /// The upper `depth` bits of every tag in here; the lower bits are zero.
@@ -88,6 +89,15 @@ pub(crate) struct Segment {
     upper_half: Atomic<Segment>,
 }
 
+/// Open addressing over buckets of one cache line each, linear from the tag's own bucket.
+///
+/// A slot goes from empty to a row word to a tombstone, and never back; the whole segment is replaced instead.
+#[repr(C)]
+pub(crate) struct Segment {
+    pub(super) header: Header,
+    buckets: [Bucket],
+}
+
 /// Whoever still reads a segment that is freed meets words that no row ever had.
 #[cfg(fuzzing)]
 impl Drop for Segment {
@@ -96,28 +106,87 @@ impl Drop for Segment {
     }
 }
 
-/// Where in a segment, the latest a moment ago, the words of a tag begin.
+/// Where the words of a tag begin, in a segment that may have been replaced.
 #[derive(Clone, Copy)]
 pub(crate) struct Near<'g> {
-    segment: &'g Segment,
+    segment: Shared<'g, Segment>,
     home: &'g Bucket,
 }
 
-impl Near<'_> {
-    /// A row of this tag, the first there is. If the segment has been replaced meanwhile, what it was then: a row that has
-    /// moved since, or gone, is not live any more under its index, and one that is new came after the approach.
+/// What there is of a tag in the bucket where its words begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum AtHome {
+    /// A row, the first there is.
+    Row(ChunkIndex),
+    /// No row.
+    Nothing,
+    /// Not known: the words go on in other buckets, or the segment is being replaced.
+    Elsewhere,
+}
+
+impl<'g> Near<'g> {
+    /// Asks the processor for the bucket where a tag's words begin.
+    ///
+    /// # Safety
+    /// As of [`home_bucket`].
     #[inline]
-    pub(crate) fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
-        match self.home.0.get(self.home.first(tag)) {
-            None if self.home.ends() => None,
-            // Acquire: as in `Segment::find`.
-            Some(slot) if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) => Some(index),
-            _ => self.segment.candidate(tag),
+    pub(super) unsafe fn new(segment: Shared<'g, Segment>, tag: u32) -> Near<'g> {
+        // SAFETY: the caller's.
+        let home = unsafe { home_bucket(segment, tag) };
+        rowcopy::prefetch((&raw const *home).cast());
+        Near { segment, home }
+    }
+
+    /// What a look into one bucket tells. Words that are not frozen are the directory's own at this moment: all of a
+    /// segment is frozen before it is replaced.
+    #[inline]
+    pub(crate) fn at_home(&self, tag: u32) -> AtHome {
+        let Some(slot) = self.home.0.get(self.home.first(tag)) else {
+            // Relaxed: no record is looked at. A row that was entered into a successor before this look-up began was
+            // entered after this slot was frozen, so this sees it frozen.
+            let last = self.home.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed);
+            return if last == EMPTY { AtHome::Nothing } else { AtHome::Elsewhere };
+        };
+        // Acquire: as in `Segment::find`. What is left is below `FROZEN` if the tag is this one and the word not frozen.
+        match slot.load(Ordering::Acquire) ^ u64::from(tag) << 32 {
+            index if index < FROZEN => ChunkIndex::from_raw(index as u32).map_or(AtHome::Elsewhere, AtHome::Row),
+            _ => AtHome::Elsewhere,
         }
+    }
+
+    /// Asks the processor for what [`elsewhere`](Self::elsewhere) reads first.
+    pub(crate) fn ask_elsewhere(&self) {
+        rowcopy::prefetch((&raw const *self.home).wrapping_add(1).cast());
+        rowcopy::prefetch((&raw const *self.home).wrapping_add(2).cast());
+        rowcopy::prefetch(super::allocation::start(self.segment));
+    }
+
+    /// A row of this tag, the first there is, wherever it is. If the segment is replaced meanwhile, what it was then: a row
+    /// that has moved since, or gone, is not live any more under its index, and one that is new came after the look-up began.
+    #[inline(never)]
+    pub(crate) fn elsewhere(&self, tag: u32, guard: &'g Guard) -> Option<ChunkIndex> {
+        // SAFETY: as in `new`.
+        let segment = unsafe { self.segment.deref() }.newest(tag, guard);
+        for bucket in segment.probed(tag) {
+            for slot in &bucket.0[bucket.first(tag)..] {
+                // Acquire: as in `find`.
+                if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) {
+                    return Some(index);
+                }
+            }
+            if bucket.ends() {
+                return None;
+            }
+        }
+        None
     }
 }
 
 impl Bucket {
+    pub(super) fn empty() -> Bucket {
+        Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))
+    }
+
     /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
     #[inline]
     fn first(&self, tag: u32) -> usize {
@@ -181,7 +250,7 @@ impl Segment {
     pub(super) const EMPTY_BYTES: u64 = Self::bytes_for(1);
 
     pub(super) const fn bytes_for(buckets: usize) -> u64 {
-        (buckets * size_of::<Bucket>() + size_of::<Segment>()) as u64
+        (buckets * size_of::<Bucket>() + size_of::<Header>()) as u64
     }
 
     pub(super) fn buckets(&self) -> u64 {
@@ -202,9 +271,8 @@ impl Segment {
     /// A segment with the given row words, which all belong to it. The caller accounts for its bytes.
     pub(crate) fn new(prefix: u32, depth: u32, words: &[u64]) -> Owned<Segment> {
         let count = Self::buckets_for(words.len());
-        let buckets: Box<[Bucket]> =
-            (0..count).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect();
         debug_assert!(words.len() <= count * BUCKET_SLOTS);
+        let segment = Self::empty(prefix, depth, count);
         // How many slots of each bucket are used.
         let mut filled = vec![0; count];
         for &word in words {
@@ -213,17 +281,11 @@ impl Segment {
                 at = if at + 1 == count { 0 } else { at + 1 };
             }
             // Relaxed: nobody else sees the segment before it is published with Release.
-            buckets[at].0[filled[at]].store(word, Ordering::Relaxed);
+            segment.buckets[at].0[filled[at]].store(word, Ordering::Relaxed);
             filled[at] += 1;
         }
-        Owned::new(Segment {
-            buckets,
-            used: AtomicU32::new(words.len() as u32),
-            prefix,
-            depth,
-            replacement: Atomic::null(),
-            upper_half: Atomic::null(),
-        })
+        segment.set_used(words.len() as u32);
+        segment
     }
 
     /// All buckets in the order in which `tag` probes them.
@@ -231,31 +293,6 @@ impl Segment {
     fn probed(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
         let (before, from) = self.buckets.split_at(home(tag, self.buckets.len()));
         from.iter().chain(before)
-    }
-
-    /// Where the words of `tag` begin, and asks the processor for that line.
-    #[inline]
-    pub(super) fn near(&self, tag: u32) -> Near<'_> {
-        let home = &self.buckets[home(tag, self.buckets.len())];
-        rowcopy::prefetch((&raw const *home).cast());
-        Near { segment: self, home }
-    }
-
-    /// [`Near::candidate`] wherever it is.
-    #[inline(never)]
-    fn candidate(&self, tag: u32) -> Option<ChunkIndex> {
-        for bucket in self.probed(tag) {
-            for slot in &bucket.0[bucket.first(tag)..] {
-                // Acquire: as in `find`.
-                if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) {
-                    return Some(index);
-                }
-            }
-            if bucket.ends() {
-                return None;
-            }
-        }
-        None
     }
 
     /// The first row of this tag that `probe` accepts.
@@ -301,7 +338,7 @@ impl Segment {
     /// looked at all slots before, and a slot that is not empty never becomes empty or another row's. So the later of
     /// the two meets the earlier one's word.
     pub(crate) fn insert(&self, word: u64, mut probe: impl FnMut(ChunkIndex) -> Probe) -> Insert {
-        if self.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
+        if self.header.used.load(Ordering::Relaxed) as usize >= Self::limit(self.buckets.len()) {
             // Full. The key may still be in here, and then there is nothing to insert.
             return match self.find(tag_of(word), &mut probe) {
                 Find::Found(index) => Insert::Exists(index),
@@ -320,7 +357,7 @@ impl Segment {
                     // Release: publishes the row's record. Pairs with the Acquire in `find`. On failure as in `find`.
                     match slot.compare_exchange(EMPTY, word, Ordering::Release, Ordering::Acquire) {
                         Ok(_) => {
-                            self.used.fetch_add(1, Ordering::Relaxed);
+                            self.header.used.fetch_add(1, Ordering::Relaxed);
                             return Insert::Done;
                         }
                         Err(other) => current = other,
@@ -415,17 +452,18 @@ impl Segment {
 
     /// Slots that are not empty.
     pub(super) fn used(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
+        self.header.used.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_used(&self, used: u32) {
-        self.used.store(used, Ordering::Relaxed);
+        self.header.used.store(used, Ordering::Relaxed);
     }
 
     /// A segment without rows. The caller accounts for its bytes.
     pub(super) fn empty(prefix: u32, depth: u32, buckets: usize) -> Owned<Segment> {
-        Owned::new(Segment {
-            buckets: (0..buckets).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect(),
+        allocate(Header {
+            // As many as fit into addresses: those were reserved from a budget.
+            buckets: buckets as u32,
             used: AtomicU32::new(0),
             prefix,
             depth,
@@ -434,13 +472,17 @@ impl Segment {
         })
     }
 
+    pub(super) fn depth(&self) -> u32 {
+        self.header.depth
+    }
+
     pub(super) fn begin(&self) -> u32 {
-        self.prefix
+        self.header.prefix
     }
 
     /// Where the next segment begins; `None` after the last.
     pub(super) fn end(&self) -> Option<u32> {
-        u32::try_from(u64::from(self.prefix) + (1u64 << (32 - self.depth))).ok()
+        u32::try_from(u64::from(self.header.prefix) + (1u64 << (32 - self.header.depth))).ok()
     }
 
     /// Whether this segment should be rebuilt although nothing is being inserted: a quarter of it could go.
@@ -449,18 +491,29 @@ impl Segment {
         self.buckets.len() > 1 && Self::buckets_for(rows) * 4 <= self.buckets.len() * 3
     }
 
+    /// The segment that has the words of `tag` now: this one, or what stands in its place.
+    #[inline]
+    pub(super) fn newest<'g>(&'g self, tag: u32, guard: &'g Guard) -> &'g Segment {
+        let mut segment = self;
+        while let Some(newer) = segment.replacement(tag, guard) {
+            // SAFETY: as in `replacement`.
+            segment = unsafe { newer.deref() };
+        }
+        segment
+    }
+
     /// What stands in this segment's place for `tag`, if it was replaced.
     #[inline]
     pub(super) fn replacement<'g>(&self, tag: u32, guard: &'g Guard) -> Option<Shared<'g, Segment>> {
         // Acquire: pairs with the Release in `replace`.
-        let lower = self.replacement.load(Ordering::Acquire, guard);
+        let lower = self.header.replacement.load(Ordering::Acquire, guard);
         // SAFETY: replacements are retired only after every slot that leads through them, for tags of the other half
         // too, was moved past their predecessors (see `Directory::settle`); we came here through such a slot, under
         // this guard.
         let segment = unsafe { lower.as_ref() }?;
-        if segment.depth > self.depth && tag >> (32 - segment.depth) & 1 == 1 {
+        if segment.header.depth > self.header.depth && tag >> (32 - segment.header.depth) & 1 == 1 {
             // Relaxed: set before `lower` was published, and the Acquire above saw that.
-            return Some(segment.upper_half.load(Ordering::Relaxed, guard));
+            return Some(segment.header.upper_half.load(Ordering::Relaxed, guard));
         }
         Some(lower)
     }
@@ -469,23 +522,23 @@ impl Segment {
     /// of a split, through which the way to the upper half goes too.
     pub(super) fn reach(&self, guard: &Guard) -> u32 {
         // Relaxed: set before this segment was published.
-        self.depth - u32::from(!self.upper_half.load(Ordering::Relaxed, guard).is_null())
+        self.header.depth - u32::from(!self.header.upper_half.load(Ordering::Relaxed, guard).is_null())
     }
 
     /// Builds this segment's successors and publishes them. Returns their bytes to the one thread that did.
     pub(super) fn replace(&self, guard: &Guard) -> Option<u64> {
         let words = self.freeze();
         reach(Point::SegmentFrozen);
-        let split = Self::buckets_for(words.len()) > SPLIT_BUCKETS && self.depth < MAX_DEPTH;
-        let lower = if split { self.halves(&words) } else { Self::new(self.prefix, self.depth, &words) };
+        let split = Self::buckets_for(words.len()) > SPLIT_BUCKETS && self.header.depth < MAX_DEPTH;
+        let lower = if split { self.halves(&words) } else { Self::new(self.header.prefix, self.header.depth, &words) };
         // SAFETY: not published yet, so nobody else can hold the upper half.
         let unshared = unsafe { crossbeam_epoch::unprotected() };
-        let upper = lower.upper_half.load(Ordering::Relaxed, unshared);
+        let upper = lower.header.upper_half.load(Ordering::Relaxed, unshared);
         // SAFETY: null or a live segment, as above.
         let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
         reach(Point::SuccessorBuilt);
         // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
-        match self.replacement.compare_exchange(Shared::null(), lower, Ordering::Release, Ordering::Relaxed, guard) {
+        match self.header.replacement.compare_exchange(Shared::null(), lower, Ordering::Release, Ordering::Relaxed, guard) {
             Ok(_) => Some(bytes),
             Err(_) => {
                 if !upper.is_null() {
@@ -498,12 +551,12 @@ impl Segment {
     }
 
     fn halves(&self, words: &[u64]) -> Owned<Segment> {
-        let depth = self.depth + 1;
+        let depth = self.header.depth + 1;
         let bit = 1 << (32 - depth);
         let (upper, lower): (Vec<u64>, Vec<u64>) = words.iter().partition(|&&word| tag_of(word) & bit != 0);
-        let lower = Self::new(self.prefix, depth, &lower);
+        let lower = Self::new(self.header.prefix, depth, &lower);
         // Relaxed: `lower` is not yet published.
-        lower.upper_half.store(Self::new(self.prefix | bit, depth, &upper), Ordering::Relaxed);
+        lower.header.upper_half.store(Self::new(self.header.prefix | bit, depth, &upper), Ordering::Relaxed);
         lower
     }
 }

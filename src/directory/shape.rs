@@ -1,6 +1,6 @@
 //! The shape of a directory: its segments without their rows, so that a restored one grows as the saved one would have.
 
-use super::{Directory, NODE, NODE_BITS, NODE_BYTES, Node, ROOT_BITS, ROOT_BYTES, Slot};
+use super::{Directory, NODE_BITS, NODE_BYTES, Node, ROOT_BITS, ROOT_BYTES, Slot, pointer_to};
 use crate::budget::{Budget, OverBudget};
 use crate::directory::segment::{MAX_DEPTH, Segment};
 use crate::sync::{Atomic, AtomicU64};
@@ -57,7 +57,7 @@ fn fill(shape: &[Shape], segments: &[Shared<'_, Segment>], tag: u32, bits: u32) 
     }
     let slot = |slot: usize| fill(shape, segments, tag | (slot as u32) << (32 - bits - NODE_BITS), bits + NODE_BITS);
     let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(slot) }));
-    Atomic::from(Shared::from(node.cast::<Segment>().cast_const()).with_tag(NODE))
+    Atomic::from(pointer_to(node))
 }
 
 impl Directory {
@@ -66,7 +66,7 @@ impl Directory {
         let (mut shape, mut at) = (Vec::new(), Some(0));
         while let Some(tag) = at {
             let segment = self.segment(tag, guard);
-            shape.push([segment.prefix, segment.depth, segment.buckets() as u32, segment.used()]);
+            shape.push([segment.begin(), segment.depth(), segment.buckets() as u32, segment.used()]);
             at = segment.end();
         }
         shape

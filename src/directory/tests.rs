@@ -112,13 +112,13 @@ fn no_slot_leads_through_a_retired_lower_half() {
         let key = keys.next().unwrap();
         directory.insert(tag(key), index(key), guard, probe(key)).unwrap();
     };
-    assert_eq!(root.depth, 0);
+    assert_eq!(root.depth(), 0);
     // What `replace` does, up to where it settles.
     let bytes = root.replace(guard).unwrap();
     budget.reserve(bytes).unwrap();
     directory.bytes.fetch_add(bytes, Ordering::Relaxed);
     let lower = directory.segment(0, guard);
-    assert_eq!(lower.depth, 1);
+    assert_eq!(lower.depth(), 1);
     for key in keys.filter(|&key| tag(key) >> 31 == 0) {
         if lower.replacement(0, guard).is_some() {
             break;
@@ -128,7 +128,7 @@ fn no_slot_leads_through_a_retired_lower_half() {
     // The lower half is retired now. A thread that pins from here on must not come to it, on its way to either half.
     for slot in 0..64 {
         let there = directory.place(slot << 26, guard).there;
-        assert!(!std::ptr::eq(there.as_raw(), root), "slot {slot} leads through the retired lower half");
+        assert!(!std::ptr::eq(allocation::start(there), (&raw const *root).cast()), "slot {slot} leads through the retired lower half");
     }
     directory.settle(root, &mut 0, guard);
 }
@@ -244,7 +244,12 @@ fn threads_insert_and_remove_without_loss_or_duplicates() {
 
 /// The stages one by one, as a batch goes through them.
 fn candidate(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(tag, guard).bucket(tag, guard).candidate(tag)
+    let near = directory.approach(tag, guard);
+    match near.at_home(tag) {
+        AtHome::Row(index) => Some(index),
+        AtHome::Nothing => None,
+        AtHome::Elsewhere => near.elsewhere(tag, guard),
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::directory::segment::{Insert, Segment, row_word};
-use crate::directory::{Directory, Inserted, Probe};
+use crate::directory::{AtHome, Directory, Inserted, Probe};
 
 /// Tags that begin with a 0 and with a 1 bit, so that a split parts them.
 const LOW: u32 = 7;
@@ -176,7 +176,12 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 
 /// The row that a look-up in stages comes to.
 fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(tag, guard).bucket(tag, guard).candidate(tag)
+    let near = directory.approach(tag, guard);
+    match near.at_home(tag) {
+        AtHome::Row(index) => Some(index),
+        AtHome::Nothing => None,
+        AtHome::Elsewhere => near.elsewhere(tag, guard),
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::table::Table;
 use super::{Inner, Pooling};
 use crate::chain::{Chains, Head, Ordinals};
-use crate::directory::{Arrival, Near};
+use crate::directory::{AtHome, Near};
 use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::simd::Kernels;
@@ -12,11 +12,12 @@ use crossbeam_epoch::Guard;
 
 /// Keys that go through a stage together.
 const GROUP: usize = 8;
-/// How many groups after its segments were found a group comes to its buckets, its words, its rows' tails. Between two stages
-/// the lines arrive that the first has asked for.
-const TO_BUCKET: usize = 1;
-const TO_WORD: usize = TO_BUCKET + 2;
-const TO_TAIL: usize = TO_WORD + 2;
+/// How many groups after it began a group comes to its words, to those that are not where they begin, to its rows' tails, and
+/// to its rows. Between two stages the lines arrive that the first has asked for.
+const TO_WORD: usize = 2;
+const TO_ELSEWHERE: usize = TO_WORD + 2;
+const TO_TAIL: usize = TO_ELSEWHERE + 1;
+const TO_ROW: usize = TO_TAIL + 1;
 /// Groups on their way, a power of two.
 const GROUPS: usize = 8;
 
@@ -24,7 +25,6 @@ const GROUPS: usize = 8;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Located<'g> {
     pub(super) hash: u64,
-    arrival: Option<Arrival<'g>>,
     near: Option<Near<'g>>,
     /// A row of the key's tag, not yet known to be the key's own.
     candidate: Option<Head<'g>>,
@@ -46,15 +46,16 @@ pub(super) fn in_order<'g>(
     guard: &'g Guard,
     mut visit: impl FnMut(usize, &Located<'g>),
 ) {
-    let to_row = if table.layout.chunks > 1 { TO_TAIL + 1 } else { TO_WORD + 2 };
     let groups = keys.len().div_ceil(GROUP);
     let heads = chains.heads.records();
     let mut ring = [[Located::default(); GROUP]; GROUPS];
-    for turn in 0..groups + to_row {
+    // Of each group, which rows are not where they would be first.
+    let mut elsewhere = [0u32; GROUPS];
+    for turn in 0..groups + TO_ROW {
         if turn < groups {
             for (slot, &key) in ring[turn % GROUPS].iter_mut().zip(&keys[turn * GROUP..]) {
                 slot.hash = resolve(key);
-                slot.arrival = Some(table.directory.approach(tag(slot.hash), guard));
+                slot.near = Some(table.directory.approach(tag(slot.hash), guard));
             }
         }
         // The group that has come to a stage, if one has.
@@ -62,20 +63,38 @@ pub(super) fn in_order<'g>(
             let group = turn.checked_sub(stage).filter(|&group| group < groups)?;
             Some((group, GROUP.min(keys.len() - group * GROUP)))
         };
-        if let Some((group, members)) = at(TO_BUCKET) {
-            for slot in &mut ring[group % GROUPS][..members] {
-                slot.near = slot.arrival.map(|arrival| arrival.bucket(tag(slot.hash), guard));
-            }
-        }
         if let Some((group, members)) = at(TO_WORD) {
-            for slot in &mut ring[group % GROUPS][..members] {
-                let found = slot.near.and_then(|near| near.candidate(tag(slot.hash)));
-                slot.candidate = found.map(|index| Head::at(heads, index));
-                if let Some(head) = slot.candidate {
-                    chains.prefetch(head, touch == Touch::All);
+            let mut others = 0;
+            for (member, slot) in ring[group % GROUPS][..members].iter_mut().enumerate() {
+                slot.candidate = None;
+                let Some(near) = slot.near else { continue };
+                match near.at_home(tag(slot.hash)) {
+                    AtHome::Row(index) => {
+                        let head = Head::at(heads, index);
+                        chains.prefetch(head, touch == Touch::All);
+                        slot.candidate = Some(head);
+                    }
+                    AtHome::Nothing => {}
+                    AtHome::Elsewhere => {
+                        near.ask_elsewhere();
+                        others |= 1 << member;
+                    }
                 }
                 if let Some(shared) = &table.shared {
                     shared.prefetch(table.shared_row(shared, slot.hash));
+                }
+            }
+            elsewhere[group % GROUPS] = others;
+        }
+        if let Some((group, _)) = at(TO_ELSEWHERE) {
+            let mut others = elsewhere[group % GROUPS];
+            while others != 0 {
+                let slot = &mut ring[group % GROUPS][others.trailing_zeros() as usize];
+                others &= others - 1;
+                let found = slot.near.and_then(|near| near.elsewhere(tag(slot.hash), guard));
+                slot.candidate = found.map(|index| Head::at(heads, index));
+                if let Some(head) = slot.candidate {
+                    chains.prefetch(head, touch == Touch::All);
                 }
             }
         }
@@ -85,7 +104,7 @@ pub(super) fn in_order<'g>(
             let rows = ring[group % GROUPS][..members].iter().filter_map(|slot| slot.candidate);
             rows.for_each(|head| chains.prefetch_tail(head));
         }
-        if let Some((group, members)) = at(to_row) {
+        if let Some((group, members)) = at(TO_ROW) {
             for (member, slot) in ring[group % GROUPS][..members].iter().enumerate() {
                 visit(group * GROUP + member, slot);
             }

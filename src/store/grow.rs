@@ -96,13 +96,8 @@ impl Inner {
 
     /// Asks the processor for where the directories have the rows of candidates, or will have them.
     fn ask_for_buckets(&self, candidates: &[Candidate], guard: &Guard) {
-        let mut arrivals = [None; GROUP];
-        for (arrival, candidate) in arrivals.iter_mut().zip(candidates) {
-            let directory = &self.tables[candidate.table.index()].directory;
-            *arrival = Some(directory.approach(tag(candidate.hash), guard));
-        }
-        for (arrival, candidate) in arrivals.iter().flatten().zip(candidates) {
-            arrival.bucket(tag(candidate.hash), guard);
+        for candidate in candidates {
+            self.tables[candidate.table.index()].directory.approach(tag(candidate.hash), guard);
         }
     }
 }

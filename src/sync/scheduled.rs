@@ -4,7 +4,7 @@
 
 use super::Ordering;
 use super::atomic;
-use crossbeam_epoch::{CompareExchangeError, Guard, Pointer, Shared};
+use crossbeam_epoch::{CompareExchangeError, Guard, Pointable, Pointer, Shared};
 use shuttle::sync as lock;
 use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
@@ -109,9 +109,9 @@ scheduled_number!(AtomicU32, u32);
 scheduled_number!(AtomicU64, u64);
 
 /// crossbeam-epoch's pointer. Its collector itself is taken as it is: a pin or a collection is one step here.
-pub(crate) struct Atomic<T>(crossbeam_epoch::Atomic<T>);
+pub(crate) struct Atomic<T: ?Sized + Pointable>(crossbeam_epoch::Atomic<T>);
 
-impl<T> Atomic<T> {
+impl<T: ?Sized + Pointable> Atomic<T> {
     pub(crate) const fn null() -> Atomic<T> {
         Atomic(crossbeam_epoch::Atomic::null())
     }
@@ -139,7 +139,7 @@ impl<T> Atomic<T> {
     }
 }
 
-impl<T> From<Shared<'_, T>> for Atomic<T> {
+impl<T: ?Sized + Pointable> From<Shared<'_, T>> for Atomic<T> {
     fn from(pointer: Shared<'_, T>) -> Atomic<T> {
         Atomic(pointer.into())
     }
