@@ -128,13 +128,7 @@ impl World<'_> {
     }
 
     pub fn step(&self, thread: usize) {
-        let pending = self.pending.get();
-        let waits = |(table, keys): (usize, u64)| {
-            (0..KEYS).any(|number| keys >> number & 1 == 1 && self.is_claimed(table, number))
-        };
-        if self.deterministic
-            && (self.in_round.get() || self.frozen.get() || self.claims() && (0..).zip(pending).any(waits))
-        {
+        if self.deterministic && (self.in_round.get() || self.frozen.get()) || self.round_waits() {
             return;
         }
         self.pending.set([0; TABLES]);

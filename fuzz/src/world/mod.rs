@@ -280,6 +280,11 @@ impl<'s> World<'s> {
         self.claims() && self.look(|| self.seam.rows(table, 0, |_| ())) > 0
     }
 
+    /// Whether a round would wait for somebody: in a deterministic store it does for every row that is claimed.
+    fn round_waits(&self) -> bool {
+        self.deterministic && (0..self.table_count).any(|table| self.any_claimed(table))
+    }
+
     /// A few keys, or a run of them, that nobody has claimed.
     fn keys(&self, table: usize) -> Vec<usize> {
         let (shape, first) = (usize::from(self.bytes.next()), self.bytes.below(KEYS));
