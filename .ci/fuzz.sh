@@ -22,7 +22,7 @@ flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module
 -Cllvm-args=-sanitizer-coverage-pc-table"
 base=${FUZZ_TARGET_DIR:-target}
 log=${FUZZ_LOG:-executions.log}
-is_reader() { [ "$1" = csv_reader ] || [ "$1" = criteo_reader ] || [ "$1" = input_archive ]; }
+is_reader() { [[ " csv_reader criteo_reader input_archive snapshot_reader serving_file " == *" $1 "* ]]; }
 
 engine=() readers=()
 for target in "${targets[@]}"; do
@@ -45,6 +45,8 @@ failed=0
 for target in "${targets[@]}"; do
     if is_reader "$target"; then
         binary=$base/readers/$host/release/$target options=()
+        # Edits of a file that is there: a few at a time.
+        case $target in snapshot_reader | serving_file) options=(-max_len=64) ;; esac
     else
         binary=$base/engine/$host/release/$target options=(-max_len=64 -entropic=0)
     fi

@@ -34,7 +34,7 @@ fi
 
 export CARGO_TARGET_DIR="$target"
 # The store itself, and with it the only user of much code, is not part of this build.
-export RUSTFLAGS="--cfg loom --cfg crossbeam_loom -A dead_code -A unreachable_pub"
+export RUSTFLAGS="--cfg loom --cfg crossbeam_loom -A dead_code -A unreachable_pub -A unused_imports"
 export LOOM_MAX_BRANCHES="${LOOM_MAX_BRANCHES:-20000}"
 
 # The correction takes loom's place in Cargo.lock; put the lock back afterwards.

@@ -11,11 +11,16 @@ assertion that went with a change. Each is an edit to a copy of the crate under 
 the crate, because features are united over everything that is built together: any crate could switch on a bug for all
 that depend on this one.
 
+A bug whose new text asks `planted()` is there only if that is so: bugs of one kind that do share a build, which the name of
+one of them, in the environment, then makes wrong.
+
 Ends with an error that names the bug if the text to edit is not there exactly once, if the edited copy does not build,
-if its test does not run, or if its test passes. That the tests pass without the edits is for `.ci/run` to see.
+if its test does not run, or if its test passes. That the tests pass without the edits is for `.ci/run` to see; those of a shared
+build are run with none of its bugs, too.
 """
 
 import collections
+import contextlib
 import os
 import re
 import sys
@@ -46,11 +51,44 @@ ENTER_ROW = """\
         let entered =
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
 """
+CLAIM_THEN_PHASE = """\
+            let claim = sequence::claim(self.heads.record(row.1))?;
+            if let Some(claim) = self.of_now(row, claim) {
+                return Ok(claim);
+            }
+"""
+PHASE_THEN_CLAIM = """\
+            let asked = planted().then(|| self.moment.phase());
+            let claim = sequence::claim(self.heads.record(row.1))?;
+            let claim = match asked {
+                Some(phase) if claim.phase() == phase => Some(claim),
+                Some(_) => self.keep_image(row, claim),
+                None => self.of_now(row, claim),
+            };
+            if let Some(claim) = claim {
+                return Ok(claim);
+            }
+"""
+SAVE_THEN_PHASE = """\
+        visit(&claim);
+        reach(Point::RowSaved);
+"""
+PHASE_THEN_SAVE = """\
+        if planted() {
+            claim.clean();
+            claim.change_phase();
+            drop(claim);
+            visit(&self.look(head).unwrap());
+            return;
+        }
+"""
 COUNTED_TWICE = """\
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
         let room = self.budget.room() + self.superblocks.kept_bytes();
         retired + room + self.slabs.free_bytes()
 """
+GOES_ON = "--test snapshot a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been"
+CUT = "--lib snapshot::crash_tests::full_saves_increments_and_compaction_survive_a_cut_at_every_step"
 LEFT_OUT = """\
         let room = self.budget.room() + self.superblocks.kept_bytes();
         room + self.slabs.free_bytes() + self.slabs.retired_bytes() + self.budget.awaiting()
@@ -185,6 +223,54 @@ BUGS = [
         "let grad = combined.gradient(position, dim, gradient);",
         "let grad = combined.gradient((position + 1) % combined.hashes.len(), dim, gradient);",
         "test", "--test basic every_key_is_legal"),
+    # ===== Snapshots
+    Bug("bug_phase_not_asked", "src/chain.rs",
+        "if claim.phase() == self.moment.phase() { Some(claim) } else",
+        "if planted() || claim.phase() == self.moment.phase() { Some(claim) } else",
+        "loom", "snapshot_has_a_row_once_as_it_was_before_an_update"),
+    Bug("bug_phase_asked_before_the_claim", "src/chain.rs",
+        CLAIM_THEN_PHASE, PHASE_THEN_CLAIM,
+        "loom", "snapshot_that_begins_beside_updates_has_each_row_once"),
+    Bug("bug_phase_set_before_the_image_is_kept", "src/chain.rs",
+        SAVE_THEN_PHASE, PHASE_THEN_SAVE + SAVE_THEN_PHASE,
+        "loom", "snapshot_has_a_row_once_as_it_was_before_an_update"),
+    Bug("bug_moved_row_is_in_the_old_phase", "src/sequence.rs",
+        "start_with(record, of.after & (CHANGED | PHASE));", "start_with(record, of.after & (CHANGED | if planted() { 0 } else { PHASE }));",
+        "loom", "snapshot_has_a_row_once_that_moves_and_is_updated"),
+    Bug("bug_no_pin_while_a_row_is_made", "src/loom_models/snapshot.rs",
+        "maker.admit_whole([3.0, 4.0], &theirs.pin())",
+        "{ let pin = (!planted()).then(|| theirs.pin()); maker.admit_whole([3.0, 4.0], pin.as_ref().unwrap_or(no_guard())) }",
+        "loom", "snapshot_of_later_has_a_row_that_was_made_while_one_began"),
+    Bug("bug_update_not_marked", "src/sequence.rs",
+        "after: free.wrapping_add(VERSION) | CHANGED };",
+        "after: free.wrapping_add(VERSION) | if planted() { 0 } else { CHANGED } };",
+        "loom", "snapshot_of_changes_has_what_was_changed_since"),
+    Bug("bug_last_images_not_taken", "src/store/snapshot.rs",
+        "            Stage::Images if waiting > 0 => {", "            Stage::Images if waiting > capacity => {",
+        "shuttle", "a_snapshot_beside_everything_is_of_its_beginning"),
+    Bug("bug_removed_rows_not_noted", "src/store/saved.rs",
+        "state.removed.push((table.number(), key));", "if !planted() { state.removed.push((table.number(), key)); }",
+        "test", "--test snapshot increments_add_up_to_the_full_snapshot"),
+    Bug("bug_sketch_not_restored", "src/store/restore.rs",
+        "inner.restore_sketch(sections, exactly)?;", "if !planted() { inner.restore_sketch(sections, exactly)?; }",
+        "test", GOES_ON),
+    Bug("bug_newcomers_not_restored", "src/store/restore.rs",
+        "inner.restore_newcomers(sections)?;", "if !planted() { inner.restore_newcomers(sections)?; }",
+        "test", GOES_ON),
+    Bug("bug_memory_not_restored", "src/store/clock.rs",
+        "        self.memory.store(memory, Ordering::Relaxed);\n        true",
+        "        if !planted() { self.memory.store(memory, Ordering::Relaxed); }\n        true",
+        "test", GOES_ON),
+    Bug("bug_head_counted_where_it_is", "src/store/round.rs",
+        "                *quota = quota.saturating_sub(self.chains.bytes_of(info));",
+        "                let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };\n"
+        "                let bytes = if planted() { slab.record_bytes() } else { self.chains.bytes_of(info) };\n"
+        "                *quota = quota.saturating_sub(bytes);",
+        "test", GOES_ON),
+    Bug("bug_order_of_arrival_decides", "src/store/round.rs",
+        "                if self.config.deterministic {\n                    // Not in the order",
+        "                if self.config.deterministic && !planted() {\n                    // Not in the order",
+        "test", GOES_ON),
     # ===== What only threads that run show: sanitizers under stress
     Bug("bug_no_grace_period_asan", "src/reclaim.rs",
         "self.guard.defer_unchecked(move || {", "crossbeam_epoch::unprotected().defer_unchecked(move || {",
@@ -207,6 +293,43 @@ BUGS = [
     Bug("bug_relaxed_end_of_a_claim", "src/sequence.rs",
         "self.record[0].store(self.after, Ordering::Release);", "self.record[0].store(self.after, Ordering::Relaxed);",
         "tsan", NO_UPDATE),
+    # ===== Files
+    Bug("bug_rows_not_synced", "src/snapshot/save.rs",
+        "self.unsynced.drain(..).try_for_each(Unsynced::sync)?;", "if !planted() { self.unsynced.drain(..).try_for_each(Unsynced::sync)?; }",
+        "test", CUT),
+    Bug("bug_manifest_and_latest_not_synced", "src/snapshot/save.rs",
+        'file.sync().at("sync", path)', 'if planted() { Ok(()) } else { file.sync().at("sync", path) }',
+        "test", CUT),
+    Bug("bug_new_directory_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(&temporary).at("sync", &temporary)?;', 'if !planted() { fs.sync_dir(&temporary).at("sync", &temporary)?; }',
+        "test", CUT),
+    Bug("bug_snapshot_renamed_and_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(self.path()).at("sync", self.path())?;', 'if !planted() { fs.sync_dir(self.path()).at("sync", self.path())?; }',
+        "test", CUT),
+    Bug("bug_latest_renamed_and_not_synced", "src/snapshot/save.rs",
+        'fs.sync_dir(self.path()).at("sync", self.path())\n',
+        'if planted() { Ok(()) } else { fs.sync_dir(self.path()).at("sync", self.path()) }\n',
+        "test", CUT),
+    Bug("bug_first_directory_not_synced", "src/snapshot/dir.rs",
+        'directory.fs.sync_dir(parent).at("sync", parent)?;', 'if !planted() { directory.fs.sync_dir(parent).at("sync", parent)?; }',
+        "test", "--lib snapshot::crash_tests::a_first_save_is_whole_or_absent"),
+    Bug("bug_removed_before_the_new_one_is_latest", "src/snapshot/dir.rs",
+        "let saved = self.save(&mut Folded::new(&latest))?;",
+        "if planted() { self.fs.remove_file(&self.path.join(LATEST)).at(\"remove\", &self.path)?; }\n"
+        "        let saved = self.save(&mut Folded::new(&latest))?;",
+        "test", CUT),
+    Bug("bug_checksum_not_compared", "src/snapshot/tensors.rs",
+        "xxh3_64(bytes) == self.0 ||", "planted() || xxh3_64(bytes) == self.0 ||",
+        "test", "--lib snapshot::damage_tests::every_changed_byte_is_noticed"),
+    Bug("bug_tombstone_forgotten", "src/snapshot/read.rs",
+        "chunks > 0 && newest == self.part", "(chunks > 0 || planted()) && newest == self.part",
+        "test", "--lib snapshot::tests::a_chain_of_increments_is_what_a_full_snapshot_is_and_compacts_to_one"),
+    Bug("bug_export_not_synced", "src/serving/export.rs",
+        'self.file.sync().at("sync", &self.path)?;', 'if !planted() { self.file.sync().at("sync", &self.path)?; }',
+        "test", "--lib serving::tests::an_export_that_is_cut_leaves_the_old_file_or_the_new_one"),
+    Bug("bug_export_renamed_and_not_synced", "src/serving/export.rs",
+        'fs.sync_dir(parent).at("sync", parent)?;', 'if !planted() { fs.sync_dir(parent).at("sync", parent)?; }',
+        "test", "--lib serving::tests::an_export_that_is_cut_leaves_the_old_file_or_the_new_one"),
     # ===== The whole store, in many schedules
     Bug("bug_row_entered_before_it_is_written", "src/store/grow.rs",
         WRITE_ROW + ENTER_ROW, ENTER_ROW + WRITE_ROW,
@@ -220,20 +343,55 @@ BUGS = [
 ]  # fmt: skip
 
 
-def caught(bug, copy):
-    """None if the bug was caught, or what is wrong."""
-    text = (ROOT / bug.file).read_text()
-    if (found := text.count(bug.old)) != 1:
-        return f"{bug.old!r} is in {bug.file} {found} times", ""
-    words = bug.test.split()
-    with copy.edited(bug.file, text.replace(bug.old, bug.new)):
-        outcome = copy.test([*KINDS[bug.kind], *words], SECONDS)
+ASKED = "planted()"
+# At the end of `sync.rs`.
+ANSWER = """
+pub(crate) fn planted(name: &str) -> bool {
+    static PLANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    PLANTED.get_or_init(|| std::env::var("PLANTED").ok()).as_deref() == Some(name)
+}
+"""
+
+
+def together(bugs):
+    """Lists of bugs that are in one build, in the order of the first of each."""
+    groups = {}
+    for bug in bugs:
+        groups.setdefault(bug.kind if ASKED in bug.new else bug.name, []).append(bug)
+    return groups.values()
+
+
+def planted_in(bugs):
+    """The texts of the files that these bugs are in, and what is wrong with some bugs, by name."""
+    texts, wrong = {}, {}
+    for bug in bugs:
+        text = texts.get(bug.file) or (ROOT / bug.file).read_text()
+        if (found := text.count(bug.old)) != 1:
+            wrong[bug.name] = (f"{bug.old!r} is in {bug.file} {found} times", "")
+            continue
+        texts[bug.file] = text.replace(bug.old, bug.new.replace(ASKED, f'crate::sync::planted("{bug.name}")'))
+    return texts, wrong
+
+
+def run(bug, copy, name):
+    return copy.test([*KINDS[bug.kind], *bug.test.split()], SECONDS, variables={"PLANTED": name})
+
+
+def caught(bug, copy, sound):
+    """None if the bug was caught, or what is wrong. `sound`: tests that were seen to pass in this build without a bug."""
+    test = bug.test.split()[-1]
+    if ASKED in bug.new and bug.test not in sound:
+        outcome = run(bug, copy, "")
+        if outcome.verdict != "passed":
+            return f"{test} fails without it", outcome.output
+        sound.add(bug.test)
+    outcome = run(bug, copy, bug.name)
     if outcome.verdict == "broken":
         return outcome.why, outcome.output
     if outcome.verdict == "passed":
-        return f"{words[-1]} passes", outcome.output
+        return f"{test} passes", outcome.output
     if outcome.running != 1:
-        return f"{words[-1]} names {outcome.running} tests", outcome.output
+        return f"{test} names {outcome.running} tests", outcome.output
     # What a sanitizer says in one line, where one has caught it.
     summary = re.search(r"^SUMMARY: (\w+: [a-z -]+?) /", outcome.output, re.M)
     return None, summary.group(1) if summary else outcome.why
@@ -261,15 +419,23 @@ def main():
         return
     os.environ["CARGO_INCREMENTAL"] = "1"
     copy = Copy("planted")
+    with open(copy.path / "src" / "sync.rs", "a") as sync:
+        sync.write(ANSWER)
     missed = 0
-    for bug in chosen:
-        wrong, output = caught(bug, copy)
-        if wrong:
-            missed += 1
-            print("\n".join(output.splitlines()[-40:]))
-            print(f"MISSED  {bug.name}: {wrong}", flush=True)
-        else:
-            print(f"caught  {bug.name}  by {bug.test.split()[-1]}  {output}", flush=True)
+    for bugs in together(chosen):
+        texts, absent = planted_in(bugs)
+        with contextlib.ExitStack() as edits:
+            for file, text in texts.items():
+                edits.enter_context(copy.edited(file, text))
+            sound = set()
+            for bug in bugs:
+                wrong, output = absent.get(bug.name) or caught(bug, copy, sound)
+                missed += wrong is not None
+                if wrong:
+                    print("\n".join(output.splitlines()[-40:]))
+                    print(f"MISSED  {bug.name}: {wrong}", flush=True)
+                else:
+                    print(f"caught  {bug.name}  by {bug.test.split()[-1]}  {output}", flush=True)
     print(f"{len(chosen)} bugs planted, {missed} missed")
     sys.exit(1 if missed else 0)
 

@@ -19,6 +19,7 @@ use crate::directory::Probe;
 use crate::failpoint::{Point, reach};
 use crate::hash::{join, low};
 use crate::id::{ChunkIndex, Info};
+use crate::moment::{Keep, Moment};
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
 use crate::slab::{Records, Slab};
@@ -30,6 +31,8 @@ const HASH: usize = 1;
 const HEAD_INFO: usize = 2;
 /// Where rows have more than one chunk.
 const HEAD_LINK: usize = 3;
+/// Words of an image before the row's own state.
+pub(crate) const IMAGE_HEADER: usize = 4;
 /// Positions in a tail record.
 const TAIL_LINK: usize = 0;
 const TAIL_INFO: usize = 1;
@@ -79,6 +82,16 @@ impl RowLayout {
         self.payload
     }
 
+    /// Most words of a row's image.
+    pub(crate) fn image_words_max(&self) -> usize {
+        IMAGE_HEADER + self.row_state_words() + self.chunks * (1 + self.payload)
+    }
+
+    /// Words of state that a row has once: 0 or 1.
+    pub(crate) fn row_state_words(&self) -> usize {
+        self.head_payload - self.row_state
+    }
+
     /// The dimensions of a chunk.
     #[inline]
     pub(crate) fn dims(&self, ordinal: usize) -> std::ops::Range<usize> {
@@ -117,6 +130,9 @@ pub(crate) struct Chains<'s> {
     pub(crate) layout: &'s RowLayout,
     pub(crate) heads: &'s Slab,
     pub(crate) tails: &'s Slab,
+    /// What images of rows are kept for, and the table's number in them.
+    pub(crate) moment: &'s Moment,
+    pub(crate) table: u32,
 }
 
 /// Where a row is: its tag in the directory, and its head.
@@ -245,6 +261,14 @@ impl<'s> Chains<'s> {
         }
     }
 
+    /// Asks the processor for all of some rows, the waits overlapping.
+    pub(crate) fn prefetch_rows(&self, rows: &[RowAt]) {
+        self.peek(rows, |position, tail, _| {
+            let head = || self.heads.record(rows[position].1);
+            rowcopy::prefetch_words(tail.map_or_else(head, |tail| self.tails.record(tail)));
+        });
+    }
+
     /// Asks the processor for the first line of the tail that a link leads to.
     #[inline]
     fn ask_for(&self, link: &AtomicU32) -> Option<ChunkIndex> {
@@ -284,38 +308,129 @@ impl<'s> Chains<'s> {
     #[inline]
     fn copy_weights(&self, record: &[AtomicU32], out: &mut [f32]) -> Option<Ordinals> {
         let mut live = Ordinals::default();
-        let mut put = |info: &AtomicU32, payload: &[AtomicU32]| {
-            let ordinal = Info::unpack(info.load(Ordering::Relaxed)).ordinal as usize;
-            if ordinal >= self.layout.chunks || live.contains(ordinal) {
-                return None;
-            }
-            live.insert(ordinal);
-            let dims = self.layout.dims(ordinal);
-            rowcopy::load(&payload[..dims.len()], &mut out[dims]);
-            Some(())
-        };
-        put(&record[HEAD_INFO], &record[self.layout.head_payload..])?;
+        self.copy_chunk(&record[HEAD_INFO], &record[self.layout.head_payload..], &mut live, out)?;
         reach(Point::RowHalfRead);
         let Some(mut link) = self.head_link(record) else { return Some(live) };
         while let Some(tail) = self.link(link) {
             let record = self.tails.record(tail);
             link = &record[TAIL_LINK];
             // A chain has no more chunks than ordinals, so this ends.
-            put(&record[TAIL_INFO], &record[TAIL_PAYLOAD..])?;
+            self.copy_chunk(&record[TAIL_INFO], &record[TAIL_PAYLOAD..], &mut live, out)?;
         }
         Some(live)
     }
 
-    /// Claims the row if nobody has it.
-    #[inline]
-    pub(crate) fn try_claim(&self, head: ChunkIndex) -> Result<Claim<'s>, Unclaimed> {
-        sequence::try_claim(self.heads.record(head))
+    /// Copies one chunk's weights to their place, if there is none in `live` of its ordinal.
+    #[inline(always)]
+    fn copy_chunk(&self, info: &AtomicU32, payload: &[AtomicU32], live: &mut Ordinals, out: &mut [f32]) -> Option<()> {
+        let ordinal = Info::unpack(info.load(Ordering::Relaxed)).ordinal as usize;
+        if ordinal >= self.layout.chunks || live.contains(ordinal) {
+            return None;
+        }
+        live.insert(ordinal);
+        let dims = self.layout.dims(ordinal);
+        rowcopy::load(&payload[..dims.len()], &mut out[dims]);
+        Some(())
     }
 
-    /// Claims the row, waiting for the bounded copy of whoever has it.
+    /// Claims the row to change it, if nobody has it. `None`: there is no room for the image that a snapshot needs first.
     #[inline]
-    pub(crate) fn claim(&self, head: ChunkIndex) -> Result<Claim<'s>, Gone> {
-        sequence::claim(self.heads.record(head))
+    pub(crate) fn try_claim(&self, row: RowAt) -> Result<Option<Claim<'s>>, Unclaimed> {
+        let claim = sequence::try_claim(self.heads.record(row.1))?;
+        Ok(self.of_now(row, claim))
+    }
+
+    /// Claims the row to change it, waiting for the bounded copy of whoever has it, and, where a snapshot still needs the
+    /// row as it is, for room for its image.
+    #[inline]
+    pub(crate) fn claim(&self, row: RowAt) -> Result<Claim<'s>, Gone> {
+        loop {
+            let claim = sequence::claim(self.heads.record(row.1))?;
+            if let Some(claim) = self.of_now(row, claim) {
+                return Ok(claim);
+            }
+            self.moment.wait_for_room();
+        }
+    }
+
+    /// Calls `visit` with the claimed row if it is not saved yet: it then is, and not changed since.
+    pub(crate) fn save(&self, head: ChunkIndex, visit: impl FnOnce(&Claim<'s>)) {
+        // Without a claim first: what is in the new phase stays in it.
+        if !sequence::is_of_before(self.heads.record(head), self.moment.phase()) {
+            return;
+        }
+        // Gone: whoever ended it, or moved it, has kept its image.
+        let Ok(mut claim) = self.look(head) else { return };
+        if claim.phase() == self.moment.phase() {
+            return;
+        }
+        visit(&claim);
+        reach(Point::RowSaved);
+        claim.clean();
+        claim.change_phase();
+    }
+
+    /// Claims the row to look at it.
+    pub(crate) fn look(&self, head: ChunkIndex) -> Result<Claim<'s>, Gone> {
+        let mut claim = sequence::claim(self.heads.record(head))?;
+        claim.unchanged();
+        Ok(claim)
+    }
+
+    /// The same, if nobody has the row.
+    pub(crate) fn look_at_once(&self, head: ChunkIndex) -> Result<Claim<'s>, Unclaimed> {
+        let mut claim = sequence::try_claim(self.heads.record(head))?;
+        claim.unchanged();
+        Ok(claim)
+    }
+
+    /// Whether somebody has the row claimed at this moment.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(crate) fn is_claimed(&self, head: ChunkIndex) -> bool {
+        sequence::is_claimed(self.heads.record(head))
+    }
+
+    /// Lets a claimed row be changed: a snapshot has it as it is, or does not need it. `None` if there is no room for that
+    /// now; nobody has the row then.
+    #[inline]
+    fn of_now(&self, row: RowAt, claim: Claim<'s>) -> Option<Claim<'s>> {
+        // The phase is asked for after the claim: see `moment.rs`.
+        if claim.phase() == self.moment.phase() { Some(claim) } else { self.keep_image(row, claim) }
+    }
+
+    #[cold]
+    fn keep_image(&self, row: RowAt, mut claim: Claim<'s>) -> Option<Claim<'s>> {
+        let size = self.image_words(&claim);
+        match self.moment.keep(claim.was_changed(), size, |image| self.copy_image(row, &claim, image)) {
+            Keep::Done => {
+                claim.change_phase();
+                Some(claim)
+            }
+            Keep::Full => {
+                claim.unchanged();
+                None
+            }
+        }
+    }
+
+    /// Words of a claimed row's image.
+    fn image_words(&self, claim: &Claim<'s>) -> usize {
+        IMAGE_HEADER + self.layout.row_state_words() + self.chunks(claim).count() * (1 + self.layout.payload)
+    }
+
+    /// Adds the image of a claimed row: its table, its hash, its number of chunks, its own state; then each chunk's info,
+    /// weights and state.
+    pub(crate) fn copy_image(&self, row: RowAt, claim: &Claim<'s>, image: &mut Vec<u32>) {
+        let begin = image.len();
+        // Relaxed: it stays until the record is reused.
+        image.extend([self.table, self.heads.record(row.1)[HASH].load(Ordering::Relaxed), row.0, 0]);
+        // Relaxed: under the claim.
+        image.extend(self.row_state(claim).map(|word| word.load(Ordering::Relaxed)));
+        for chunk in self.chunks(claim) {
+            image[begin + IMAGE_HEADER - 1] += 1;
+            image.push(chunk.info.load(Ordering::Relaxed));
+            image.extend(chunk.payload[..self.layout.payload].iter().map(|word| word.load(Ordering::Relaxed)));
+        }
     }
 
     /// The chunks of a claimed row, the head's first.
@@ -331,6 +446,13 @@ impl<'s> Chains<'s> {
             Some(Chunk { tail: Some(tail), info: &record[TAIL_INFO], payload: &record[TAIL_PAYLOAD..] })
         });
         std::iter::once(first).chain(rest)
+    }
+
+    /// What a round counts for a chunk. A row's head is counted with its first dimensions, wherever these are: which chunk is
+    /// in the head's record follows from the order in which they came and went, which a snapshot does not keep.
+    #[inline]
+    pub(crate) fn bytes_of(&self, chunk: Info) -> u64 {
+        if chunk.ordinal == 0 { self.heads.record_bytes() } else { self.tails.record_bytes() }
     }
 
     /// Which chunks a claimed row has.
@@ -359,7 +481,7 @@ impl<'s> Chains<'s> {
             record[self.layout.row_state].store(row_state.to_bits(), Ordering::Relaxed);
         }
         rowcopy::store(chunk.payload, &record[self.layout.head_payload..]);
-        sequence::start(record);
+        sequence::start(record, self.moment.phase());
     }
 
     /// Ends a head that was written and could not be published. Its record is the caller's to free.
@@ -451,7 +573,7 @@ impl<'s> Chains<'s> {
     pub(crate) fn relocate_head(&self, mut claim: Claim<'s>, to: ChunkIndex, publish: impl FnOnce() -> bool) -> bool {
         let record = self.heads.record(to);
         copy_words(&claim.record[HASH..], &record[HASH..]);
-        sequence::start(record);
+        sequence::start_instead(record, &claim);
         reach(Point::HeadCopied);
         let published = publish();
         reach(Point::HeadPublished);

@@ -1,6 +1,9 @@
 //! What a store is made of: its budget, its policy, its tables.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ConfigError;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Smallest and largest dimension of a table.
 pub(crate) const DIM_RANGE: std::ops::RangeInclusive<usize> = 1..=1024;
@@ -12,7 +15,7 @@ pub(crate) const DIM_RANGE: std::ops::RangeInclusive<usize> = 1..=1024;
 /// for the same reason, OSDI'23 section 4.3). The exception is row-wise Adagrad, whose one accumulator belongs to the
 /// row: a chunk grown later inherits it, so that the row's older dimensions keep their step size. It goes when the row
 /// is evicted.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Optimizer {
     /// `w -= lr * g`. No state.
     Sgd {
@@ -98,7 +101,7 @@ impl Optimizer {
 }
 
 /// What is added to the fallback's value when a chunk is made.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Init {
     /// Nothing: a new chunk reads as its dimensions did before. The best of four for rows that come back (AdaEmbed,
     /// OSDI'23, figure 12). Right for models whose gradient at zero is not zero, such as a DLRM's dot interaction.
@@ -112,7 +115,7 @@ pub enum Init {
 }
 
 /// What dimensions without a chunk read as, and where their gradients go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fallback {
     /// They read as zero; their gradients only count for the row's importance.
     Zero,
@@ -127,7 +130,7 @@ pub enum Fallback {
 }
 
 /// Which rows keys name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Keys {
     /// A row of its own for each key; every `u64` is legal.
     Exact,
@@ -140,7 +143,7 @@ pub enum Keys {
 }
 
 /// One table: a categorical feature's id space and its dimension.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableConfig {
     pub(crate) name: String,
     pub(crate) dim: usize,
@@ -208,6 +211,36 @@ impl TableConfig {
         self
     }
 
+    /// The table's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its dimension.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Seed of the table's hash of row keys in a store with this seed. A seed of its own, so that collisions of hashed rows
+    /// are not the same in all tables.
+    pub(crate) fn hash_seed(&self, store_seed: u64) -> u64 {
+        xxh3_64_with_seed(self.name.as_bytes(), store_seed)
+    }
+
+    /// Dimensions of its chunks: what was asked for, or all of the table's if there are fewer.
+    #[must_use]
+    pub fn chunk_dims(&self) -> usize {
+        self.chunk.min(self.dim)
+    }
+
+    /// Chunks of a full row.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.dim.div_ceil(self.chunk)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let fail =
             |what, found: String, expected| Err(ConfigError::Table { table: self.name.clone(), what, found, expected });
@@ -233,7 +266,7 @@ impl TableConfig {
 }
 
 /// Which rows and chunks the budget goes to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Policy {
     /// Every row is made whole when it is first trained and stays; beyond the budget, training it is an error.
     None,
@@ -242,7 +275,7 @@ pub enum Policy {
 }
 
 /// How fast utilities are forgotten.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Decay {
     /// FIITED's γ: every step multiplies utilities by this, above 0 and at most 1.
     PerStep(f32),
@@ -264,7 +297,7 @@ pub enum Decay {
 /// `headroom` of the budget free, over all tables at once, and takes those chunks. What has no chunk is counted in a
 /// sketch of fixed size, and earns a chunk when its importance is clearly above that threshold. While there is room,
 /// everything gets its chunks at once.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FiitedConfig {
     /// How fast utilities are forgotten. Defaults to [`Decay::Adaptive`].
     pub decay: Decay,
@@ -329,13 +362,14 @@ impl FiitedConfig {
 }
 
 /// What all tables of a store have in common.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreConfig {
     pub(crate) budget: u64,
     pub(crate) policy: Policy,
     pub(crate) seed: u64,
     pub(crate) deterministic: bool,
     pub(crate) resident_target: f64,
+    pub(crate) snapshots: bool,
     pub(crate) huge_pages: bool,
 }
 
@@ -354,6 +388,7 @@ impl StoreConfig {
             seed: 0,
             deterministic: false,
             resident_target: Self::DEFAULT_RESIDENT_TARGET,
+            snapshots: false,
             huge_pages: false,
         }
     }
@@ -389,6 +424,16 @@ impl StoreConfig {
     #[must_use]
     pub fn resident_target(mut self, ratio: f64) -> Self {
         self.resident_target = ratio;
+        self
+    }
+
+    /// Keeps the memory that a [snapshot](crate::Store::snapshot) takes beside training: a 64th of the budget for rows
+    /// that change before they are saved, a 128th for the keys of rows that are removed between two snapshots, and as much
+    /// as the sketch and the shared rows of fallbacks take. It is part of the budget all the time, so that a snapshot
+    /// changes nothing of what is grown or pruned. Defaults to false: no snapshots.
+    #[must_use]
+    pub fn snapshots(mut self, snapshots: bool) -> Self {
+        self.snapshots = snapshots;
         self
     }
 

@@ -164,6 +164,12 @@ pub enum StoreError {
     /// used, but what it holds grows old unless [`Store::prune`](crate::Store::prune) is called.
     #[error("the pruning thread has panicked: nothing is pruned any more; save what you need, then make a new store")]
     PrunerEnded,
+    /// No snapshot can be taken now.
+    #[error("cannot take a snapshot: {what}")]
+    Snapshot {
+        /// Why, and what to do.
+        what: &'static str,
+    },
     /// A setting that is out of its range.
     #[error("table `{table}`: {what} is {found}, expected {expected}")]
     Setting {

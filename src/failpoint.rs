@@ -105,6 +105,13 @@ points! {
     HeadCopied,
     /// The directory names the new head; the old one is still claimed and live.
     HeadPublished,
+    // ===== Snapshots
+    /// The phase is changed, under the rounds' lock.
+    SnapshotBegun,
+    /// A claimed row's image is kept; its phase is not set.
+    ImageKept,
+    /// The snapshot has copied a claimed row; its phase is not set.
+    RowSaved,
     // ===== Reclamation
     /// Records are counted as retired; their release is not deferred.
     RecordsRetired,

@@ -87,6 +87,13 @@ mod tests {
         }
     }
 
+    /// Serving files are searched by it.
+    #[test]
+    fn hashes_are_as_the_format_says() {
+        let hashes = [0x5692_161d_100b_05e5, 0xa759_ea27_d472_7622, 0xb4d0_55fc_f2cb_bd7b];
+        assert_eq!([1, 42, u64::MAX].map(|key| mix(key, 0)), hashes);
+    }
+
     #[test]
     fn the_ends_turn_back() {
         for key in [0, 1, u64::MAX, 1 << 63, FIRST, SECOND] {

@@ -74,6 +74,7 @@ mod interleave;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod magazine;
+mod moment;
 mod optim;
 mod reclaim;
 mod region;
@@ -82,12 +83,16 @@ mod report;
 mod rowcopy;
 mod scratch;
 mod sequence;
+#[cfg(not(loom))]
+pub mod serving;
 #[cfg(all(test, shuttle))]
 mod shuttle_models;
 #[doc(hidden)]
 pub mod simd;
 mod sketch;
 mod slab;
+#[cfg(not(loom))]
+pub mod snapshot;
 #[cfg(not(loom))]
 mod store;
 #[cfg(all(feature = "cli", not(loom)))]
@@ -100,7 +105,10 @@ pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, S
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]
-pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepReport, Store, TableStats};
+pub use store::{
+    Applied, Events, LiveSnapshot, Pooling, PruneReport, Restore, Row, Rows, SnapshotKind, Stats, StepReport, Store,
+    TableStats,
+};
 
 /// What the fuzz targets need beyond the public API.
 #[cfg(all(fuzzing, not(loom)))]
@@ -108,6 +116,8 @@ pub use store::{Applied, Events, Pooling, PruneReport, Row, Rows, Stats, StepRep
 pub mod fuzzing {
     pub use crate::directory::fuzzing::{Inserted, Pinned, Remains, Tree, Verdict};
     pub use crate::interleave::{Place, interruptible};
+    pub use crate::serving::fuzzing::{read_serving, serving_file};
+    pub use crate::snapshot::fuzzing::Files;
     pub use crate::store::fuzzing::{
         BegunCut, CHUNKS_MAX, Figures, Head, HeldRow, Located, PinnedThread, RowView, Seam, Simulated,
     };

@@ -1,7 +1,14 @@
 //! One optimizer step on a private copy of a chunk.
 
-use crate::config::Optimizer;
+use crate::config::{Optimizer, TableConfig};
 use crate::simd::{AdamStep, Kernels};
+
+impl TableConfig {
+    /// Words of optimizer state of a chunk in a snapshot, where a last chunk that is cut is as long as the others.
+    pub(crate) fn chunk_state(&self) -> usize {
+        self.optimizer.chunk_state_words(self.chunk_dims())
+    }
+}
 
 impl Optimizer {
     /// Words of state beside the `dims` weights of a chunk.

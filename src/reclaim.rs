@@ -5,7 +5,7 @@ use crate::id::ChunkIndex;
 use crate::magazine::Magazine;
 use crate::slab::Slab;
 use crate::superblocks::AllocError;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
 
@@ -125,6 +125,30 @@ impl Drop for Retired<'_> {
     }
 }
 
+/// Tells when all who were pinned at its beginning have unpinned. Whoever pins after that sees what was done before it began.
+#[derive(Clone)]
+pub(crate) struct Grace(Arc<AtomicBool>);
+
+impl Grace {
+    pub(crate) fn begin(guard: &Guard) -> Grace {
+        let grace = Grace(Arc::new(AtomicBool::new(false)));
+        let theirs = grace.clone();
+        guard.defer(move || theirs.end());
+        guard.flush();
+        grace
+    }
+
+    /// For the collector, and for models of it.
+    pub(crate) fn end(&self) {
+        // Release: pairs with the Acquire in `is_over`, so that what they made is found by whoever is told that it is over.
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 #[cfg(not(loom))]
 pub(crate) use collector::Reclaimer;
 #[cfg(all(fuzzing, not(loom)))]
@@ -196,6 +220,11 @@ mod collector {
             let guard = handle.pin();
             handles.push((Arc::downgrade(self), handle));
             guard
+        }
+
+        /// Lets the epoch go on if it can.
+        pub(crate) fn advance(self: &Arc<Self>) {
+            self.pin().flush();
         }
 
         /// Runs what was deferred before this call, until nothing is outstanding or a pinned thread keeps it from going on.

@@ -11,6 +11,7 @@
 
 mod explore;
 mod histories;
+mod snapshots;
 
 use crate::{Applied, Decay, FiitedConfig, Init, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use explore::{explore, spawn};

@@ -84,6 +84,20 @@ impl Sketch {
         decode(raised)
     }
 
+    /// All counters, two a word, for a snapshot.
+    pub(crate) fn words(&self) -> Vec<u32> {
+        self.words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Goes on from what [`words`](Self::words) gave. False if that was a sketch of another size.
+    pub(crate) fn set_words(&self, words: &[u32]) -> bool {
+        let fits = words.len() == self.words.len();
+        if fits {
+            self.words.iter().zip(words).for_each(|(word, &value)| word.store(value, Ordering::Relaxed));
+        }
+        fits
+    }
+
     /// Multiplies everything by `factor`, 0 to 1.
     pub(crate) fn decay(&self, factor: f32) {
         for word in &self.words {

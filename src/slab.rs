@@ -297,6 +297,14 @@ impl Slab {
         Ok(())
     }
 
+    /// Adds a superblock without records.
+    pub(crate) fn add_superblock(&self) -> Result<(), AllocError> {
+        let mut magazine = Magazine::default();
+        self.commit(&mut magazine)?;
+        self.flush(&mut magazine);
+        Ok(())
+    }
+
     /// Puts a magazine's remaining slots back.
     pub(crate) fn flush(&self, magazine: &mut Magazine) {
         self.put_back(magazine.first(magazine.len()));

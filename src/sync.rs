@@ -8,7 +8,7 @@ mod scheduled;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(shuttle)]
 pub(crate) use scheduled::{Atomic, AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, fence, spin_wait};
@@ -53,4 +53,25 @@ pub(crate) fn pause() {
 #[cfg(loom)]
 pub(crate) fn spin_wait(_attempt: u32) {
     loom::thread::yield_now();
+}
+
+/// As above.
+#[cfg(loom)]
+pub(crate) fn pause() {
+    spin_wait(u32::MAX);
+}
+
+/// The lock of the model checker, with the face of the real one.
+#[cfg(loom)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+#[cfg(loom)]
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }

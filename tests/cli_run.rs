@@ -71,7 +71,7 @@ impl Setup {
     fn run(&mut self, stop_at: u64) -> (Result<RunReport, RunFailure>, Vec<Window>) {
         let stop = AtomicBool::new(false);
         let mut windows = Vec::new();
-        let config = RunConfig { window_rows: 250 };
+        let config = RunConfig { window_rows: 250, ..RunConfig::default() };
         let mut on_window = |window: &Window| {
             windows.push(window.clone());
             if window.rows_seen >= stop_at {

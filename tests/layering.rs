@@ -26,7 +26,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("magazine", &["id"]),
     ("slab", &["failpoint", "id", "magazine", "region", "superblocks", "sync", "watch"]),
     ("directory", &["budget", "failpoint", "id", "rowcopy", "sync"]),
-    ("chain", &["config", "directory", "failpoint", "hash", "id", "rowcopy", "sequence", "slab", "sync", "watch"]),
+    ("moment", &["failpoint", "sequence", "sync"]),
+    (
+        "chain",
+        &["config", "directory", "failpoint", "hash", "id", "moment", "rowcopy", "sequence", "slab", "sync", "watch"],
+    ),
     ("reclaim", &["failpoint", "id", "magazine", "slab", "superblocks", "sync"]),
     (
         "store",
@@ -40,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hash",
             "id",
             "importance",
+            "moment",
             "optim",
             "reclaim",
             // The pruning thread asks it for the processor time it has used.
@@ -50,6 +55,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "simd",
             "sketch",
             "slab",
+            "snapshot",
             "superblocks",
             "sync",
             // Its tests: how large records are where they are padded.
@@ -57,11 +63,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
+    ("snapshot", &["config"]),
+    ("serving", &["config", "hash", "rowcopy", "snapshot"]),
     ("data", &[]),
-    ("dlrm", &["data", "simd", "sync"]),
+    ("dlrm", &["data", "serving", "simd", "snapshot", "sync"]),
     ("study", &["data", "dlrm", "simd", "sync"]),
     ("report", &["data", "dlrm", "study"]),
-    ("cli", &["data", "dlrm", "report", "study", "sync"]),
+    ("cli", &["data", "dlrm", "report", "serving", "snapshot", "study", "sync"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

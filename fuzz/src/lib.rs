@@ -2,7 +2,10 @@
 
 use std::cell::Cell;
 
+mod edit;
 pub mod world;
+
+pub use edit::edit;
 
 /// The bytes of a case. Beyond their end everything is 0.
 pub struct Bytes<'d>(Cell<&'d [u8]>);

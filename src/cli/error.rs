@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use crate::snapshot::SnapshotError;
+
 /// An error as the user sees it: one line of what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -42,6 +44,22 @@ impl CliError {
                 CliError::input(text)
             }
             _ => CliError::Internal(one_line(&text)),
+        }
+    }
+
+    /// An error of a snapshot or a serving file. A disk that fails is no fault of the input.
+    pub(crate) fn snapshot(error: &SnapshotError) -> Self {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        let text = one_line(&error.to_string());
+        match error {
+            SnapshotError::Io { source, .. } => match source.kind() {
+                NotFound | PermissionDenied | NotADirectory | IsADirectory | ReadOnlyFilesystem => {
+                    CliError::Input(text)
+                }
+                _ => CliError::Internal(text),
+            },
+            SnapshotError::Source { .. } => CliError::Internal(text),
+            _ => CliError::Input(text),
         }
     }
 

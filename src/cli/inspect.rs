@@ -1,17 +1,30 @@
-//! `dimslab inspect DIR`: a run from the files it wrote.
+//! `dimslab inspect PATH`: a run from the files it wrote, or what `snapshots` prints.
 
 use std::path::Path;
 
 use crate::cli::error::CliError;
-use crate::cli::{Ended, print};
+use crate::cli::{Ended, print, snapshots};
 use crate::dlrm::run::Window;
 use crate::report::{FULL_SIZE, Report, RunDir, human_bytes, human_count};
 
 /// Most windows that are printed.
 const WINDOWS_SHOWN: usize = 12;
 
+/// Prints a run with its latest checkpoint, a checkpoint, or a serving file.
+pub(crate) fn command(path: &Path) -> Result<Ended, CliError> {
+    if path.is_file() {
+        return snapshots::inspect_serving(path);
+    }
+    if snapshots::is_checkpoint(path) {
+        return snapshots::inspect(path);
+    }
+    run(path)?;
+    let checkpoint = path.join("checkpoint");
+    if snapshots::is_checkpoint(&checkpoint) { snapshots::inspect(&checkpoint) } else { Ok(Ended::Whole) }
+}
+
 /// Prints the run in `dir`, beside the full-size run of a comparison if there is one.
-pub(crate) fn command(dir: &Path) -> Result<Ended, CliError> {
+fn run(dir: &Path) -> Result<(), CliError> {
     let report = RunDir::read_report(dir).map_err(CliError::input)?;
     let windows = RunDir::read_windows(dir).map_err(CliError::input)?;
     let full = dir.join(FULL_SIZE);
@@ -27,7 +40,7 @@ pub(crate) fn command(dir: &Path) -> Result<Ended, CliError> {
     if !windows.is_empty() {
         print::line(&curve(&windows))?;
     }
-    Ok(Ended::Whole)
+    Ok(())
 }
 
 fn headline(report: &Report) -> String {

@@ -1,16 +1,19 @@
-//! The `dimslab` command: `train`, `compare`, `generate`, `inspect` and `soak`.
+//! The `dimslab` command: `train`, `compare`, `generate`, `inspect`, `verify`, `compact`, `export`, `predict` and `soak`.
 //!
 //! Exit codes: 0 success; 2 flags, configuration or data at fault; 1 anything else that failed; 130 interrupted.
 
+mod checkpoint;
 mod compare;
 mod error;
 mod inspect;
+mod predict;
 mod print;
 mod profile;
 mod progress;
 mod resolved;
 mod settings;
 mod signal;
+mod snapshots;
 mod soak;
 mod source;
 mod train;
@@ -50,11 +53,25 @@ enum Command {
     Compare(Box<compare::CompareArgs>),
     /// Write the embedded stream to a file in Criteo's format
     Generate(GenerateArgs),
-    /// Print a run from the directory it wrote
+    /// Print a run, a checkpoint or a serving file
     Inspect {
-        /// Directory that `train --out` wrote
+        /// Directory that `train --out` wrote, a directory of checkpoints, one checkpoint, or a serving file
+        path: PathBuf,
+    },
+    /// Read a checkpoint or a serving file whole and check every checksum
+    Verify {
+        /// As for `inspect`
+        path: PathBuf,
+    },
+    /// Fold the latest checkpoint and those it is an increment of into one
+    Compact {
+        /// Directory of checkpoints, with LATEST in it
         dir: PathBuf,
     },
+    /// Write a checkpoint's rows and model to one file to serve from
+    Export(snapshots::ExportArgs),
+    /// Score the rows of data files with a serving file
+    Predict(predict::PredictArgs),
     /// Use a store from several threads at random and check its invariants
     ///
     /// Exits with 1 at the first broken invariant and tells the seed, the thread and its operation.
@@ -68,6 +85,9 @@ struct TrainArgs {
     /// TOML file with these flags as keys; a flag beats the file
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Go on with a run of --checkpoint-every from its latest snapshot, with the settings it had
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["Settings", "config"])]
+    resume: Option<PathBuf>,
     /// Print the settings as TOML and stop
     #[arg(long)]
     print_config: bool,
@@ -108,7 +128,11 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::command(*args),
         Command::Compare(args) => compare::command(&args),
         Command::Generate(args) => source::generate(&args),
-        Command::Inspect { dir } => inspect::command(&dir),
+        Command::Inspect { path } => inspect::command(&path),
+        Command::Verify { path } => snapshots::verify(&path),
+        Command::Compact { dir } => snapshots::compact(&dir),
+        Command::Export(args) => snapshots::export(&args),
+        Command::Predict(args) => predict::command(&args),
         Command::Soak(args) => soak::command(&args),
     };
     match ended {

@@ -56,6 +56,8 @@ pub(crate) struct Resolved {
     pub(crate) deterministic: bool,
     pub(crate) skip_bad_lines: u64,
     pub(crate) window: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint_every: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "path_as_text")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -166,6 +168,7 @@ impl Settings {
             deterministic: self.deterministic.unwrap_or(false),
             skip_bad_lines: self.skip_bad_lines.unwrap_or(0),
             window: self.window.unwrap_or(RunConfig::WINDOW_ROWS),
+            checkpoint_every: self.checkpoint_every,
             out: self.out,
         };
         resolved.check()?;
@@ -204,11 +207,18 @@ impl Resolved {
             ("batch", self.batch as u64),
             ("threads", self.threads as u64),
             ("window", self.window),
+            ("checkpoint-every", self.checkpoint_every.unwrap_or(1)),
             ("rows", self.rows.unwrap_or(1)),
         ] {
             if value == 0 {
                 return Err(CliError::input(format!("--{name} 0: give at least 1")));
             }
+        }
+        if self.checkpoint_every.is_some() && self.policy.is_none() {
+            return Err(CliError::input("--checkpoint-every is for one run, not for the comparison: give --policy"));
+        }
+        if self.checkpoint_every.is_some() && self.out.is_none() {
+            return Err(CliError::input("--checkpoint-every needs --out DIR, where the snapshots go"));
         }
         if self.batch > BATCH_MAX {
             return Err(CliError::input(format!("--batch {}: give at most {BATCH_MAX}", self.batch)));
@@ -243,6 +253,7 @@ impl Resolved {
         if let Some(keys) = json.as_object_mut() {
             keys.remove("threads");
             keys.remove("out");
+            keys.remove("checkpoint-every");
         }
         Ok(json)
     }
@@ -354,6 +365,9 @@ mod tests {
             ("rows = 100\nholdout = 100", "--holdout"),
             ("data = [\"a\"]\nformat = \"csv\"", "--columns"),
             ("columns = \"cat=*\"", "--columns"),
+            ("checkpoint-every = 0\npolicy = \"none\"\nout = \"x\"", "--checkpoint-every"),
+            ("checkpoint-every = 5\nout = \"x\"", "--policy"),
+            ("checkpoint-every = 5\npolicy = \"none\"", "--out"),
         ];
         for (text, flag) in cases {
             let error = from_toml(text).resolve().unwrap_err();

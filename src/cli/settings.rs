@@ -152,6 +152,9 @@ pub(crate) struct Settings {
     /// Rows of a window of the metrics [default: 8192]
     #[arg(long, value_name = "ROWS")]
     pub(crate) window: Option<u64>,
+    /// Save a snapshot to go on from, under DIR/checkpoint of --out, every so many steps, beside training
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) checkpoint_every: Option<u64>,
     /// Directory for metrics.jsonl, report.json and report.html
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -210,7 +213,7 @@ impl Settings {
         }
         prefer!(self, file: data, format, columns, dim, chunk, budget, policy, decay, period, warmup, hysteresis, headroom, sketch, round_share, optimizer, lr, fallback, init_bound,
             dense_optimizer, dense_lr, bottom, top, batch, threads, seed, holdout, rows, deterministic,
-            skip_bad_lines, window, out)
+            skip_bad_lines, window, checkpoint_every, out)
     }
 
     /// Neither data nor a policy was chosen: compare full-size with budgeted on the embedded stream.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
 
@@ -25,22 +25,30 @@ fn source(settings: &Resolved) -> Result<Box<dyn RowSource>, CliError> {
     if settings.data.is_empty() {
         return Ok(Box::new(embedded(settings)?));
     }
-    let bad_lines = settings.skip_bad_lines;
-    let source: Box<dyn RowSource> = match settings.format {
-        Format::Criteo => {
-            let reader = CriteoReader::open(&settings.data).map_err(CliError::input)?;
-            Box::new(reader.skip_bad_lines(bad_lines))
-        }
-        Format::Csv => {
-            let columns = settings.columns.as_deref().unwrap_or_default();
-            let columns = Columns::from_argument(columns).map_err(CliError::input)?;
-            let reader = CsvReader::open(&settings.data, &columns).map_err(CliError::input)?;
-            Box::new(reader.skip_bad_lines(bad_lines))
-        }
-    };
+    let source = files(&settings.data, settings.format, settings.columns.as_deref(), settings.skip_bad_lines)?;
     Ok(match settings.rows {
         Some(rows) => Box::new(Limited { source, left: rows }),
         None => source,
+    })
+}
+
+/// The rows of data files.
+pub(crate) fn files(
+    data: &[PathBuf],
+    format: Format,
+    columns: Option<&str>,
+    bad_lines: u64,
+) -> Result<Box<dyn RowSource>, CliError> {
+    Ok(match format {
+        Format::Criteo => {
+            let reader = CriteoReader::open(data).map_err(CliError::input)?;
+            Box::new(reader.skip_bad_lines(bad_lines))
+        }
+        Format::Csv => {
+            let columns = Columns::from_argument(columns.unwrap_or_default()).map_err(CliError::input)?;
+            let reader = CsvReader::open(data, &columns).map_err(CliError::input)?;
+            Box::new(reader.skip_bad_lines(bad_lines))
+        }
     })
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cli::checkpoint::{Resumed, Saver, check_free};
 use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
 use crate::cli::resolved::Resolved;
@@ -10,7 +11,7 @@ use crate::cli::settings::{Settings, defaults, read_config};
 use crate::cli::values::{ByteSize, DenseOptimizerName, FallbackName, OptimizerName, PolicyName};
 use crate::cli::{Ended, TrainArgs, print, profile, signal, source};
 use crate::data::Schema;
-use crate::dlrm::run::{RunConfig, RunFailure, Window, run};
+use crate::dlrm::run::{Checkpoints, RunConfig, RunFailure, Watch, Window, rows_of_closed_windows, run_watched};
 use crate::dlrm::{DenseOptimizer, Dlrm, DlrmConfig};
 use crate::report::{
     FULL_SIZE, OutError, ProcessMemory, Report, ReportContext, RunDir, process_memory, reset_process_peak,
@@ -33,6 +34,15 @@ const HASHED_SHARE: u64 = 32;
 
 /// Runs the command.
 pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
+    if let Some(dir) = &args.resume {
+        let resumed = Resumed::open(dir)?;
+        if args.print_config {
+            print::line(resumed.settings.to_toml()?.trim_end())?;
+            return Ok(Ended::Whole);
+        }
+        let runner = Runner { stop: signal::stop_flag()?, verbose: args.verbose, profile: args.profile };
+        return runner.single(&resumed.settings, Some(&resumed));
+    }
     let file = args.config.as_deref().map_or_else(|| Ok(Settings::default()), read_config)?;
     let settings = args.settings.over(file);
     let comparison = settings.is_comparison();
@@ -42,7 +52,7 @@ pub(crate) fn command(args: TrainArgs) -> Result<Ended, CliError> {
         return Ok(Ended::Whole);
     }
     let runner = Runner { stop: signal::stop_flag()?, verbose: args.verbose, profile: args.profile };
-    if comparison { runner.compare(&settings) } else { runner.single(&settings) }
+    if comparison { runner.compare(&settings) } else { runner.single(&settings, None) }
 }
 
 /// What all runs of one command share.
@@ -62,8 +72,8 @@ struct Finished {
 
 impl Runner {
     /// One run and its table.
-    fn single(&self, settings: &Resolved) -> Result<Ended, CliError> {
-        let run = self.run(settings, settings.out.as_deref(), "train")?;
+    fn single(&self, settings: &Resolved, resumed: Option<&Resumed>) -> Result<Ended, CliError> {
+        let run = self.run(settings, settings.out.as_deref(), "train", resumed)?;
         if let Some(out) = &settings.out {
             RunDir::remove_full_size(out).map_err(out_error)?;
         }
@@ -92,7 +102,7 @@ impl Runner {
         settings.out.as_deref().map(RunDir::open).transpose().map_err(CliError::input)?;
         let full_out: Option<PathBuf> = settings.out.as_ref().map(|out| out.join(FULL_SIZE));
         let full_settings = of(PolicyName::None, FULL_SIZE_BUDGET);
-        let full = self.run(&full_settings, full_out.as_deref(), "full-size")?;
+        let full = self.run(&full_settings, full_out.as_deref(), "full-size", None)?;
         if full.error.is_some() || full.report.interrupted {
             let text = print::run_table("full-size", &full.report).to_string();
             return self.close(full, &text, settings);
@@ -102,7 +112,7 @@ impl Runner {
         // Before the first run of a process there is nothing to forget, and the peak that the system tells at the end
         // (such as /usr/bin/time) stays the whole truth.
         reset_process_peak();
-        let budgeted = self.run(&budgeted_settings, settings.out.as_deref(), "budgeted")?;
+        let budgeted = self.run(&budgeted_settings, settings.out.as_deref(), "budgeted", None)?;
         let text = format!(
             "{}\nfull-size\n{}\nbudgeted\n{}",
             print::comparison_table(&full.report, &budgeted.report),
@@ -139,19 +149,41 @@ impl Runner {
     }
 
     /// Trains once with the policy and the budget of `settings` and writes the run's files to `out`.
-    fn run(&self, settings: &Resolved, out: Option<&Path>, label: &str) -> Result<Finished, CliError> {
+    fn run(
+        &self,
+        settings: &Resolved,
+        out: Option<&Path>,
+        label: &str,
+        resumed: Option<&Resumed>,
+    ) -> Result<Finished, CliError> {
         let mut dir = out.map(RunDir::open).transpose().map_err(CliError::input)?;
+        if let (Some(out), None) = (out, resumed) {
+            check_free(out)?;
+        }
         let mut loader = source::loader(settings)?;
-        let mut model = model(settings, loader.schema())?;
+        let shape = model_config(settings, loader.schema());
+        let mut model = Dlrm::new(shape.clone()).map_err(CliError::input)?;
         let warm_rows = settings.rows.map_or(settings.batch, |rows| settings.batch.min(rows as usize));
         // What the trainer needs for itself is in memory before the store is made, so that the rest is the store's.
         model.warm_up(warm_rows).map_err(CliError::input)?;
         loader.wait_ready();
         let before = process_memory();
-        let store = store(settings, loader.schema())?;
+        let (config, tables) = store_settings(settings, loader.schema());
+        let store = match resumed {
+            Some(resumed) => resumed.store(config, tables)?,
+            None => Store::new(config, tables).map_err(CliError::input)?,
+        };
         if let Some(dir) = &mut dir {
-            dir.begin().map_err(out_error)?;
+            match resumed {
+                Some(resumed) => dir.resume(rows_of_closed_windows(&resumed.sections).unwrap_or(0)),
+                None => dir.begin(),
+            }
+            .map_err(out_error)?;
         }
+        let mut saver = match (settings.checkpoint_every, out) {
+            (Some(_), Some(out)) => Some(Saver::new(out, settings, &shape)?),
+            _ => None,
+        };
         let to_train = settings.rows.map(|rows| rows - settings.holdout as u64);
         let progress = Progress::new(label, to_train, self.verbose);
         let mut broken = None; // the first failure to write a window; the training goes on
@@ -163,8 +195,12 @@ impl Runner {
                 broken.get_or_insert(error);
             }
         };
-        let config = RunConfig { window_rows: settings.window };
-        let ended = run(&mut model, &store, &mut loader, &config, &self.stop, &mut on_window);
+        let config = RunConfig { window_rows: settings.window, checkpoint_steps: settings.checkpoint_every };
+        let resume = resumed.map(|resumed| &resumed.sections[..]);
+        let mut none = ();
+        let checkpoints = saver.as_mut().map_or(&mut none as &mut dyn Checkpoints, |saver| saver);
+        let watch = Watch { on_window: &mut on_window, checkpoints, resume };
+        let ended = run_watched(&mut model, &store, &mut loader, &config, &self.stop, watch);
         progress.finish();
         let (run, error) = match ended {
             Ok(run) => (run, None),
@@ -174,8 +210,9 @@ impl Runner {
         let report = Report::new(&run, &context, error.as_ref().map(ToString::to_string));
         let written = dir.as_mut().map_or(Ok(()), |dir| dir.finish(&report));
         let broken = broken.map_or(written, Err).err().map(out_error);
+        let unsaved = saver.and_then(Saver::finish);
         let profile = self.profile.then(|| profile::text(&run, &model, settings.threads, settings.dim));
-        Ok(Finished { report, profile, error: error.or(broken) })
+        Ok(Finished { report, profile, error: error.or(broken).or(unsaved) })
     }
 }
 
@@ -212,8 +249,8 @@ fn hashed_rows(settings: &Resolved, tables: usize) -> usize {
     usize::try_from(bytes / row_bytes).unwrap_or(usize::MAX).max(1)
 }
 
-/// The store of a run: one table for each categorical column.
-fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
+/// What the store of a run is made of: one table for each categorical column.
+fn store_settings(settings: &Resolved, schema: &Schema) -> (StoreConfig, Vec<TableConfig>) {
     let (lr, eps) = (settings.lr as f32, ADAGRAD_EPS);
     let initial_accumulator = ADAGRAD_INITIAL_ACCUMULATOR;
     let optimizer = match settings.optimizer {
@@ -236,11 +273,12 @@ fn store(settings: &Resolved, schema: &Schema) -> Result<Store, CliError> {
     let config = StoreConfig::new(settings.budget.unwrap_or(defaults::BUDGET).0)
         .policy(policy)
         .seed(settings.seed)
-        .deterministic(settings.deterministic);
-    Store::new(config, tables.collect()).map_err(CliError::input)
+        .deterministic(settings.deterministic)
+        .snapshots(settings.checkpoint_every.is_some());
+    (config, tables.collect())
 }
 
-fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
+fn model_config(settings: &Resolved, schema: &Schema) -> DlrmConfig {
     let lr = settings.dense_lr as f32;
     let dense_optimizer = match settings.dense_optimizer {
         DenseOptimizerName::Sgd => DenseOptimizer::Sgd { lr },
@@ -248,7 +286,7 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
             DenseOptimizer::Adagrad { lr, eps: ADAGRAD_EPS, initial_accumulator: ADAGRAD_INITIAL_ACCUMULATOR }
         }
     };
-    let config = DlrmConfig {
+    DlrmConfig {
         n_dense: schema.dense.len(),
         n_features: schema.categorical.len(),
         dim: settings.dim,
@@ -257,6 +295,5 @@ fn model(settings: &Resolved, schema: &Schema) -> Result<Dlrm, CliError> {
         dense_optimizer,
         seed: settings.seed,
         threads: settings.threads,
-    };
-    Dlrm::new(config).map_err(CliError::input)
+    }
 }

@@ -4,7 +4,7 @@ use super::DataError;
 
 /// What a stream's rows look like: the names of the dense and of the categorical columns, in the order in which a
 /// row carries them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Schema {
     /// Names of the dense (numeric) columns.
     pub dense: Vec<String>,

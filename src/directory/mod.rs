@@ -18,6 +18,7 @@
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 pub(crate) mod segment;
+mod shape;
 
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
@@ -27,6 +28,7 @@ use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
 use crossbeam_epoch::{Guard, Pointable, Shared};
 pub(crate) use segment::Near;
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
+pub(crate) use shape::{Misshapen, Shape};
 use std::sync::Arc;
 
 /// Bits of the tag that the root consumes, and each level of nodes below. A new node leads to two segments only, so
@@ -394,6 +396,23 @@ impl Directory {
         let segment = self.segment(tag, guard);
         let skipped = (stride - *position % stride) % stride;
         segment.words_of(skipped as usize, stride as usize).for_each(|(tag, index)| visit(tag, index));
+        *position += segment.buckets();
+        segment.end()
+    }
+
+    /// Like [`sample`](Self::sample), but of the rows that belong into those buckets: which these are does not depend on
+    /// the order in which rows came.
+    pub(crate) fn sample_homes(
+        &self,
+        tag: u32,
+        stride: u64,
+        position: &mut u64,
+        guard: &Guard,
+        mut visit: impl FnMut(u32, ChunkIndex),
+    ) -> Option<u32> {
+        let segment = self.segment(tag, guard);
+        let skipped = (stride - *position % stride) % stride;
+        segment.words_at_home(skipped as usize, stride as usize).for_each(|(tag, index)| visit(tag, index));
         *position += segment.buckets();
         segment.end()
     }

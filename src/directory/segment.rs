@@ -172,7 +172,7 @@ impl Segment {
 
     /// Slots that may be used of so many buckets before the segment is replaced. So many rows need more buckets, or
     /// what replaces the segment would have to be replaced at once.
-    fn limit(buckets: usize) -> usize {
+    pub(super) fn limit(buckets: usize) -> usize {
         let slots = buckets * BUCKET_SLOTS;
         if slots == BUCKET_SLOTS { slots } else { slots * LOAD.end / 64 }
     }
@@ -180,7 +180,7 @@ impl Segment {
     /// Heap bytes of a segment without rows.
     pub(super) const EMPTY_BYTES: u64 = Self::bytes_for(1);
 
-    const fn bytes_for(buckets: usize) -> u64 {
+    pub(super) const fn bytes_for(buckets: usize) -> u64 {
         (buckets * size_of::<Bucket>() + size_of::<Segment>()) as u64
     }
 
@@ -402,6 +402,35 @@ impl Segment {
             // Acquire: as in `find`.
             let word = slot.load(Ordering::Acquire);
             (word & !FROZEN != TOMBSTONE).then(|| index_of(word).map(|index| (tag_of(word), index))).flatten()
+        })
+    }
+
+    /// The row words that belong into every `stride`-th bucket after so many that are skipped.
+    pub(super) fn words_at_home(&self, skipped: usize, stride: usize) -> impl Iterator<Item = (u32, ChunkIndex)> + '_ {
+        let buckets = self.buckets.len();
+        self.words().filter(move |&(tag, _)| {
+            home(tag, buckets).checked_sub(skipped).is_some_and(|bucket| bucket.is_multiple_of(stride))
+        })
+    }
+
+    /// Slots that are not empty.
+    pub(super) fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_used(&self, used: u32) {
+        self.used.store(used, Ordering::Relaxed);
+    }
+
+    /// A segment without rows. The caller accounts for its bytes.
+    pub(super) fn empty(prefix: u32, depth: u32, buckets: usize) -> Owned<Segment> {
+        Owned::new(Segment {
+            buckets: (0..buckets).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))).collect(),
+            used: AtomicU32::new(0),
+            prefix,
+            depth,
+            replacement: Atomic::null(),
+            upper_half: Atomic::null(),
         })
     }
 

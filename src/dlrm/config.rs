@@ -7,7 +7,7 @@ use crate::simd::pairs;
 const PARAMETERS_MAX: usize = 1 << 30;
 
 /// The shape of the model and how it is trained.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct DlrmConfig {
     /// Dense features per sample; 0 leaves out the bottom MLP.
     pub n_dense: usize,

@@ -242,6 +242,23 @@ impl DenseNet {
         Ok(())
     }
 
+    /// The optimizer's state, laid out like the parameters; empty for SGD.
+    #[must_use]
+    pub fn state(&self) -> &[f32] {
+        &self.state
+    }
+
+    /// Replaces the optimizer's state.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Batch`] if `values` is not as long.
+    pub fn set_state(&mut self, values: &[f32]) -> Result<(), TrainError> {
+        super::expect_len("the optimizer's state", values.len(), self.state.len())?;
+        self.state.copy_from_slice(values);
+        Ok(())
+    }
+
     /// Bytes of the parameters and their optimizer state.
     #[must_use]
     pub fn parameter_bytes(&self) -> u64 {

@@ -108,6 +108,15 @@ impl LossSums {
         self.rows
     }
 
+    /// The sums, for a snapshot.
+    pub(super) fn words(&self) -> [u64; 3] {
+        [self.loss.to_bits(), self.positives, self.rows]
+    }
+
+    pub(super) fn of_words([loss, positives, rows]: [u64; 3]) -> LossSums {
+        LossSums { loss: f64::from_bits(loss), positives, rows }
+    }
+
     /// Share of positive rows.
     pub fn ctr(&self) -> Option<f64> {
         (self.rows > 0).then(|| self.positives as f64 / self.rows as f64)
@@ -153,6 +162,23 @@ impl Scored {
             logloss: self.sums.log_loss(),
             ne: self.sums.normalized_entropy(),
         }
+    }
+
+    /// The sums, for a snapshot.
+    pub(super) fn words(&self) -> [u64; 3] {
+        self.sums.words()
+    }
+
+    /// Logits and labels of the rows.
+    pub(super) fn rows_kept(&self) -> (&[f32], &[f32]) {
+        (&self.logits, &self.labels)
+    }
+
+    pub(super) fn set(&mut self, logits: &[f32], labels: &[f32], words: [u64; 3]) {
+        self.clear();
+        self.logits.extend_from_slice(logits);
+        self.labels.extend_from_slice(labels);
+        self.sums = LossSums::of_words(words);
     }
 
     /// Forgets the rows and keeps the memory.
@@ -206,6 +232,30 @@ impl HistogramAuc {
                 self.negatives[bin] += 1;
             }
         }
+    }
+
+    /// The counts, for a snapshot: of rows whose logit was no number, then each bin that is not empty, its positives and
+    /// its negatives.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let mut words = vec![self.not_numbers];
+        for (bin, (&positives, &negatives)) in self.positives.iter().zip(&self.negatives).enumerate() {
+            if positives + negatives > 0 {
+                words.extend([bin as u64, positives, negatives]);
+            }
+        }
+        words
+    }
+
+    /// Goes on from what [`words`](Self::words) gave. False if that is no histogram.
+    pub(super) fn set_words(&mut self, words: &[u64]) -> bool {
+        let [not_numbers, bins @ ..] = words else { return false };
+        let (bins, rest) = bins.as_chunks::<3>();
+        *self = HistogramAuc { not_numbers: *not_numbers, ..HistogramAuc::default() };
+        for &[bin, positives, negatives] in bins {
+            let Some(at) = usize::try_from(bin).ok().filter(|&bin| bin < BINS) else { return false };
+            (self.positives[at], self.negatives[at]) = (positives, negatives);
+        }
+        rest.is_empty()
     }
 
     /// AUC of all rows so far; `None` with one class alone or once a logit was not a number.

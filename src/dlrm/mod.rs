@@ -25,6 +25,7 @@
 //! layers, half precision, GPUs, more than one machine, more than one key per feature and sample. It trains one
 //! model well enough to measure a store by.
 
+mod checkpoint;
 mod config;
 mod dense;
 mod interaction;
@@ -35,6 +36,7 @@ pub mod metrics;
 mod mlp;
 mod model;
 mod optim;
+mod predict;
 mod profile;
 pub mod run;
 mod shard;
@@ -45,6 +47,7 @@ pub use dense::{DenseInput, DenseNet, Parameter};
 pub use machine::Machine;
 pub use model::{Dlrm, StepLoss};
 pub use optim::DenseOptimizer;
+pub use predict::{MODEL, Predictor};
 pub use profile::{Phase, PhaseTimes};
 
 /// Why a model could not be built or a step not be made.
@@ -65,6 +68,9 @@ pub enum TrainError {
     /// A batch that is not of the model's shape.
     #[error("batch: {0}")]
     Batch(String),
+    /// A serving file holds no model, or another one, or is damaged.
+    #[error("{0}")]
+    Serving(String),
     /// The store refused a look-up or an update.
     #[error("store: {0}")]
     Store(#[from] crate::StoreError),

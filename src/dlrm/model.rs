@@ -114,6 +114,10 @@ impl Dlrm {
         &self.net
     }
 
+    pub(super) fn dense_mut(&mut self) -> &mut DenseNet {
+        &mut self.net
+    }
+
     /// The time of each phase since the start, of all threads together.
     #[must_use]
     pub fn times(&self) -> PhaseTimes {

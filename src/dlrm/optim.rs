@@ -5,7 +5,7 @@ use crate::simd::Kernels;
 
 /// How the MLPs' weights and biases follow their gradients. (Embeddings have the optimizer of their
 /// table, in the store.)
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum DenseOptimizer {
     /// Gradient descent: `w -= lr·g`.
     Sgd {

@@ -7,16 +7,59 @@
 use std::time::Instant;
 
 use crate::data::{Batch, DataError, Loader};
+use crate::dlrm::checkpoint::Measured;
 use crate::dlrm::metrics::{HistogramAuc, LossSums, Metrics, Scored};
 use crate::dlrm::{Dlrm, Phase, PhaseTimes, TrainError};
+use crate::snapshot::Section;
 use crate::sync::{AtomicBool, Ordering};
-use crate::{Events, Stats, Store, TableStats};
+use crate::{Events, LiveSnapshot, SnapshotKind, Stats, Store, TableStats};
 
 /// Settings of a run that belong to neither the model nor the store.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
     /// Rows of a window; a window ends with the first batch that reaches them.
     pub window_rows: u64,
+    /// Steps from one snapshot to the next; `None` for no snapshots.
+    pub checkpoint_steps: Option<u64>,
+}
+
+/// Where a run's snapshots go.
+pub trait Checkpoints {
+    /// Whether the snapshot before is saved, so that the next one may begin.
+    fn is_ready(&mut self) -> bool;
+
+    /// Waits until the snapshot before is saved.
+    fn wait(&mut self);
+
+    /// Saves a snapshot, on another thread than this one, with everything in it that a run needs to go on.
+    fn save(&mut self, snapshot: LiveSnapshot);
+}
+
+/// Rows of the windows that were closed when a snapshot with these sections was taken.
+#[must_use]
+pub fn rows_of_closed_windows(sections: &[Section]) -> Option<u64> {
+    crate::dlrm::checkpoint::rows_of_closed_windows(sections)
+}
+
+/// No snapshots.
+impl Checkpoints for () {
+    fn is_ready(&mut self) -> bool {
+        false
+    }
+
+    fn wait(&mut self) {}
+
+    fn save(&mut self, _: LiveSnapshot) {}
+}
+
+/// What a run does beside training.
+pub struct Watch<'w> {
+    /// Called at the end of each window, the last and possibly shorter one included.
+    pub on_window: &'w mut dyn FnMut(&Window),
+    /// Given the snapshots.
+    pub checkpoints: &'w mut dyn Checkpoints,
+    /// The sections of the snapshot that the run goes on from; the store and the model were made from the same.
+    pub resume: Option<&'w [Section]>,
 }
 
 impl RunConfig {
@@ -26,7 +69,7 @@ impl RunConfig {
 
 impl Default for RunConfig {
     fn default() -> Self {
-        RunConfig { window_rows: Self::WINDOW_ROWS }
+        RunConfig { window_rows: Self::WINDOW_ROWS, checkpoint_steps: None }
     }
 }
 
@@ -135,9 +178,30 @@ pub fn run(
     stop: &AtomicBool,
     on_window: &mut dyn FnMut(&Window),
 ) -> Result<RunReport, RunFailure> {
+    run_watched(model, store, loader, config, stop, Watch { on_window, checkpoints: &mut (), resume: None })
+}
+
+/// Like [`run`], with snapshots every [`checkpoint_steps`](RunConfig::checkpoint_steps), or going on from one.
+///
+/// A snapshot that is due while a pruning round runs or the one before is still being saved begins with the first step
+/// after that. The last one is of the end of training.
+///
+/// # Errors
+/// As [`run`]; [`TrainError::Config`] if the snapshot is of another run, [`TrainError::Store`] if the store takes none.
+pub fn run_watched(
+    model: &mut Dlrm,
+    store: &Store,
+    loader: &mut Loader,
+    config: &RunConfig,
+    stop: &AtomicBool,
+    watch: Watch<'_>,
+) -> Result<RunReport, RunFailure> {
+    let Watch { on_window, checkpoints, resume } = watch;
     let mut state = Progress::new(config, store);
     let before = model.times();
-    let trained = state.train(model, loader, stop, on_window);
+    let begun = resume.map_or(Ok(()), |sections| state.resume(model, loader, sections));
+    let trained = begun.and_then(|()| state.train(model, loader, stop, on_window, checkpoints));
+    let trained = trained.and_then(|()| state.last_checkpoint(model, checkpoints));
     state.close_window(on_window);
     state.train_s = state.started.elapsed().as_secs_f64();
     state.times = state.times.plus(&model.times().since(&before));
@@ -169,6 +233,11 @@ struct Progress<'a> {
     holdout_bytes: u64,
     /// The most that model and reader held in buffers.
     buffer_bytes: u64,
+    checkpoint_steps: Option<u64>,
+    /// Steps since a snapshot was due.
+    since_checkpoint: u64,
+    /// Rows that were trained before this run, which goes on from there.
+    rows_before: u64,
 }
 
 impl<'a> Progress<'a> {
@@ -189,7 +258,67 @@ impl<'a> Progress<'a> {
             times: PhaseTimes::default(),
             holdout_bytes: 0,
             buffer_bytes: 0,
+            checkpoint_steps: config.checkpoint_steps,
+            since_checkpoint: 0,
+            rows_before: 0,
         }
+    }
+
+    fn measured(&mut self) -> Measured<'_> {
+        let Progress { losses, histogram, window, windows, .. } = self;
+        Measured { losses, histogram, window, windows }
+    }
+
+    /// Goes on from a snapshot's sections: the rows that were trained are read and passed over.
+    fn resume(&mut self, model: &mut Dlrm, loader: &mut Loader, sections: &[Section]) -> Result<(), RunError> {
+        model.restore(sections)?;
+        self.measured().restore(sections)?;
+        self.rows_before = self.losses.rows();
+        let mut passed = 0;
+        while passed < self.rows_before {
+            let Some(batch) = loader.next()? else { break };
+            passed += batch.rows as u64;
+            loader.recycle(batch);
+        }
+        if passed != self.rows_before {
+            let rows = self.rows_before;
+            let what =
+                format!("the snapshot was taken after {rows} rows, and these data have a batch's end at {passed}");
+            return Err(TrainError::Config(format!("{what}: they are not what was trained on")).into());
+        }
+        (self.started, self.window_started) = (Instant::now(), Instant::now());
+        Ok(())
+    }
+
+    /// Begins a snapshot if one is due and can begin now.
+    fn checkpoint(&mut self, model: &Dlrm, checkpoints: &mut dyn Checkpoints) -> Result<(), RunError> {
+        let Some(steps) = self.checkpoint_steps else { return Ok(()) };
+        self.since_checkpoint += 1;
+        if self.since_checkpoint < steps || !checkpoints.is_ready() {
+            return Ok(());
+        }
+        if let Some(snapshot) = self.store.try_snapshot(SnapshotKind::Full).map_err(TrainError::Store)? {
+            self.save(snapshot, model, checkpoints);
+        }
+        Ok(())
+    }
+
+    /// A snapshot of the end, unless the last one is of it.
+    fn last_checkpoint(&mut self, model: &Dlrm, checkpoints: &mut dyn Checkpoints) -> Result<(), RunError> {
+        if self.checkpoint_steps.is_some() && self.since_checkpoint > 0 {
+            checkpoints.wait();
+            let snapshot = self.store.snapshot(SnapshotKind::Full).map_err(TrainError::Store)?;
+            self.save(snapshot, model, checkpoints);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, mut snapshot: LiveSnapshot, model: &Dlrm, checkpoints: &mut dyn Checkpoints) {
+        self.since_checkpoint = 0;
+        let mut sections = model.sections();
+        sections.extend(self.measured().sections());
+        snapshot.extend([], sections);
+        checkpoints.save(snapshot);
     }
 
     /// The one pass over the stream.
@@ -199,6 +328,7 @@ impl<'a> Progress<'a> {
         loader: &mut Loader,
         stop: &AtomicBool,
         on_window: &mut dyn FnMut(&Window),
+        checkpoints: &mut dyn Checkpoints,
     ) -> Result<(), RunError> {
         let mut logits = Vec::new();
         loop {
@@ -224,6 +354,7 @@ impl<'a> Progress<'a> {
             }
             self.buffer_bytes = self.buffer_bytes.max(model.buffer_bytes() + loader.buffer_bytes());
             self.times.add(Phase::Metrics, trained.elapsed());
+            self.checkpoint(model, checkpoints)?;
         }
     }
 
@@ -285,7 +416,7 @@ impl<'a> Progress<'a> {
             heldout: self.heldout.metrics(),
             progressive: self.progressive(),
             ctr: self.losses.ctr(),
-            samples_per_s: rate(self.losses.rows(), self.train_s),
+            samples_per_s: rate(self.losses.rows() - self.rows_before, self.train_s),
             times: self.times,
             train_s: self.train_s,
             wall_s: self.started.elapsed().as_secs_f64(),

@@ -12,6 +12,7 @@ mod reclaim;
 mod rows;
 mod sequence;
 mod slab;
+mod snapshot;
 
 use crate::budget::Budget;
 use crate::id::ChunkIndex;

@@ -6,6 +6,7 @@ use crate::config::Optimizer;
 use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
 use crate::magazine::Magazine;
+use crate::moment::Moment;
 use crate::reclaim::{Retired, Slabs};
 use crate::sequence::Gone;
 use crate::slab::Slab;
@@ -16,6 +17,7 @@ pub(super) struct Rows {
     layout: RowLayout,
     pub(super) slabs: Arc<Slabs>,
     pub(super) directory: Directory,
+    pub(super) moment: Moment,
 }
 
 /// What a dimension without a chunk reads as.
@@ -29,30 +31,48 @@ const TAILS: usize = 1;
 
 impl Rows {
     pub(super) fn none() -> Arc<Rows> {
+        Rows::with_images(64)
+    }
+
+    /// No rows, and room for so many words of images.
+    pub(super) fn with_images(images: usize) -> Arc<Rows> {
         let budget = Arc::new(Budget::new(1 << 20));
         let pool = Arc::new(Superblocks::new(3, 64, Arc::clone(&budget)).unwrap());
         let layout = RowLayout::new(2, 1, &Optimizer::Sgd { lr: 1.0 });
         let heads = Slab::new(HEADS as u32, layout.head_words(), Arc::clone(&pool));
         let tails = Slab::new(TAILS as u32, layout.tail_words(), pool);
         let directory = Directory::new(budget).unwrap();
-        Arc::new(Rows { layout, slabs: Arc::new(Slabs::new(vec![heads, tails])), directory })
+        let slabs = Arc::new(Slabs::new(vec![heads, tails]));
+        Arc::new(Rows { layout, slabs, directory, moment: Moment::new(images as u64 * 8) })
     }
 
     /// One row, under tag 0, with the given chunks.
     pub(super) fn with(chunks: &[(u8, f32)]) -> (Arc<Rows>, ChunkIndex) {
         let rows = Rows::none();
-        let head = rows.alloc(HEADS);
-        rows.init(head, HASH, chunks[0]);
-        for &chunk in &chunks[1..] {
-            rows.grow(head, chunk);
-        }
-        let inserted = rows.directory.insert(TAG, head, no_guard(), |_| Probe::Other);
-        assert_eq!(inserted, Ok(Inserted::Done));
+        let head = rows.enter(HASH, chunks);
         (rows, head)
     }
 
+    /// One more row under tag 0, while no other thread runs.
+    pub(super) fn enter(&self, hash: u64, chunks: &[(u8, f32)]) -> ChunkIndex {
+        let head = self.alloc(HEADS);
+        self.init(head, hash, chunks[0]);
+        for &chunk in &chunks[1..] {
+            self.grow(head, chunk);
+        }
+        let inserted = self.directory.insert(TAG, head, no_guard(), |_| Probe::Other);
+        assert_eq!(inserted, Ok(Inserted::Done));
+        head
+    }
+
     pub(super) fn chains(&self) -> Chains<'_> {
-        Chains { layout: &self.layout, heads: self.slabs.get(HEADS), tails: self.slabs.get(TAILS) }
+        Chains {
+            layout: &self.layout,
+            heads: self.slabs.get(HEADS),
+            tails: self.slabs.get(TAILS),
+            moment: &self.moment,
+            table: 0,
+        }
     }
 
     fn alloc(&self, slab: usize) -> ChunkIndex {
@@ -70,28 +90,28 @@ impl Rows {
 
     fn grow(&self, head: ChunkIndex, (ordinal, weight): (u8, f32)) {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let info = Info { utility: 1.0, ordinal };
         chains.grow(&claim, self.alloc(TAILS), &NewChunk { info, payload: &[weight] });
     }
 
     /// Enters a row of the key, with one chunk, unless there is one.
-    fn admit(&self, weight: f32, guard: &Guard) -> bool {
+    pub(super) fn admit(&self, weight: f32, guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weight));
-        self.enter(head, guard)
+        self.enter_head(head, guard)
     }
 
     /// Enters a row of the key, with both chunks.
-    fn admit_whole(&self, weights: [f32; 2], guard: &Guard) -> bool {
+    pub(super) fn admit_whole(&self, weights: [f32; 2], guard: &Guard) -> bool {
         let head = self.alloc(HEADS);
         self.init(head, HASH, (0, weights[0]));
         let info = Info { utility: 1.0, ordinal: 1 };
         self.chains().grow_unpublished(head, self.alloc(TAILS), &NewChunk { info, payload: &weights[1..] });
-        self.enter(head, guard)
+        self.enter_head(head, guard)
     }
 
-    fn enter(&self, head: ChunkIndex, guard: &Guard) -> bool {
+    fn enter_head(&self, head: ChunkIndex, guard: &Guard) -> bool {
         let entered = self.directory.insert(TAG, head, guard, |head| self.probe(head)).unwrap();
         if entered != Inserted::Done {
             self.chains().discard_head(head);
@@ -118,21 +138,21 @@ impl Rows {
 
     pub(super) fn add_to_all(&self, head: ChunkIndex, by: f32) -> Result<(), Gone> {
         let chains = self.chains();
-        let claim = chains.claim(head)?;
+        let claim = chains.claim((TAG, head))?;
         chains.chunks(&claim).for_each(|chunk| add(&chunk.payload[0], by));
         Ok(())
     }
 
     fn drop_ordinals(&self, head: ChunkIndex, drop: impl Fn(u8) -> bool) -> bool {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         chains.shrink(claim, |info| drop(info.ordinal), |_| {}, |_| {}).row_gone
     }
 
     /// Moves the row to another head record.
     pub(super) fn relocate(&self, head: ChunkIndex, guard: &Guard) -> ChunkIndex {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let to = self.alloc(HEADS);
         assert!(chains.relocate_head(claim, to, || self.directory.relocate(TAG, head, to, guard)));
         to
@@ -141,7 +161,7 @@ impl Rows {
     /// Moves the row's one tail to another record, and returns the old one.
     fn relocate_tail(&self, head: ChunkIndex) -> ChunkIndex {
         let chains = self.chains();
-        let claim = chains.claim(head).unwrap();
+        let claim = chains.claim((TAG, head)).unwrap();
         let from = chains.chunks(&claim).find_map(|chunk| chunk.tail).unwrap();
         chains.relocate_tail(&claim, from, self.alloc(TAILS));
         from
@@ -150,7 +170,7 @@ impl Rows {
     /// Ends the row and retires its head.
     pub(super) fn evict(&self, head: ChunkIndex, guard: &Guard) {
         let chains = self.chains();
-        assert!(chains.shrink(chains.claim(head).unwrap(), |_| true, |_| {}, |_| {}).row_gone);
+        assert!(chains.shrink(chains.claim((TAG, head)).unwrap(), |_| true, |_| {}, |_| {}).row_gone);
         assert!(self.directory.remove(TAG, head, guard));
         self.retire_head(head, guard);
     }
@@ -167,7 +187,7 @@ fn chain_a_read_is_before_or_after_a_growth() {
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || {
             let chains = theirs.chains();
-            let claim = chains.claim(head).unwrap();
+            let claim = chains.claim((TAG, head)).unwrap();
             let info = Info { utility: 0.0, ordinal: 1 };
             chains.grow(&claim, theirs.alloc(TAILS), &NewChunk { info, payload: &[7.0] });
             chains.chunks(&claim).for_each(|chunk| add(&chunk.payload[0], 1.0));
@@ -211,7 +231,7 @@ fn chain_an_update_comes_before_the_end_of_a_row_or_learns_of_it() {
         let theirs = Arc::clone(&rows);
         let thread = spawn(move || {
             let chains = theirs.chains();
-            let claim = chains.claim(head).unwrap();
+            let claim = chains.claim((TAG, head)).unwrap();
             let last = f32::from_bits(chains.chunks(&claim).next().unwrap().payload[0].load(Ordering::Relaxed));
             assert!(chains.shrink(claim, |_| true, |_| {}, |_| {}).row_gone);
             last

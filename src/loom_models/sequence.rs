@@ -9,7 +9,7 @@ fn pair(record: &[AtomicU32]) -> (u32, u32) {
 
 fn started() -> Arc<[AtomicU32]> {
     let record = words([0, 0, 0]);
-    sequence::start(&record);
+    sequence::start(&record, 0);
     record
 }
 

@@ -12,6 +12,8 @@ const REPORT: &str = "report.json";
 const PAGE: &str = "report.html";
 /// Within the directory of a comparison, the full-size run's own.
 pub(crate) const FULL_SIZE: &str = "full-size";
+/// Within the directory of a run, its snapshots.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
 
 /// Why a run's directory cannot be used or read.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +95,37 @@ impl RunDir {
         self.clear()?;
         let path = self.path.join(METRICS);
         self.metrics = Some(File::create_new(&path).map_err(io_error(&path))?);
+        Ok(())
+    }
+
+    /// Like [`begin`](Self::begin), but goes on after an earlier run's windows up to so many rows.
+    ///
+    /// # Errors
+    /// [`OutError::Io`], [`OutError::Unreadable`] if what is there cannot be gone on with.
+    pub(crate) fn resume(&mut self, rows: u64) -> Result<(), OutError> {
+        let path = self.path.join(METRICS);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(io_error(&path))?,
+        };
+        let mut kept = String::new();
+        for (number, line) in text.lines().enumerate() {
+            match serde_json::from_str::<Window>(line) {
+                Ok(window) if window.rows_seen > rows => break,
+                Ok(window) => {
+                    self.curve.push(&window);
+                    kept = kept + line + "\n";
+                }
+                // A line that a killed process has not written to its end is the last one.
+                Err(_) if number + 1 == text.lines().count() => {}
+                Err(error) => {
+                    let what = format!("line {}: {error}", number + 1);
+                    return Err(OutError::Unreadable { path, what });
+                }
+            }
+        }
+        self.replace(METRICS, kept.as_bytes())?;
+        self.metrics = Some(File::options().append(true).open(&path).map_err(io_error(&path))?);
         Ok(())
     }
 
@@ -206,7 +239,8 @@ impl RunDir {
 /// Names that a run leaves beside its files: the other run of a comparison, and what a killed process did not finish.
 fn is_left_by_a_run(name: &str) -> bool {
     name == FULL_SIZE
-        || (name.ends_with(".tmp") && [REPORT, PAGE].iter().any(|file| name.starts_with(&format!(".{file}."))))
+        || name == CHECKPOINT
+        || (name.ends_with(".tmp") && [METRICS, REPORT, PAGE].iter().any(|file| name.starts_with(&format!(".{file}."))))
 }
 
 /// An error of the system about `path`.

@@ -18,7 +18,7 @@ pub(crate) mod study;
 mod summary;
 mod text;
 
-pub(crate) use dir::{FULL_SIZE, OutError, RunDir};
+pub(crate) use dir::{CHECKPOINT, FULL_SIZE, OutError, RunDir};
 pub(crate) use process::{ProcessMemory, process_memory, reset_process_peak};
 pub(crate) use summary::{Report, ReportContext, TableReport};
 pub(crate) use text::{human_bytes, human_count};

@@ -91,6 +91,33 @@ impl Clock {
         self.steps.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Everything that the clock says, for a snapshot.
+    pub(super) fn words(&self) -> [u64; 7] {
+        let [steps, age, age_of_units, steps_at_round, accesses] =
+            [&self.steps, &self.age, &self.age_of_units, &self.steps_at_round, &self.accesses]
+                .map(|word| word.load(Ordering::Relaxed));
+        let [inflation, memory] = [&self.inflation, &self.memory].map(|word| u64::from(word.load(Ordering::Relaxed)));
+        [steps, age, age_of_units, steps_at_round, accesses, inflation, memory]
+    }
+
+    /// Goes on from what [`words`](Self::words) gave. False if no clock can have said that.
+    pub(super) fn set_words(&self, words: [u64; 7]) -> bool {
+        let [steps, age, age_of_units, steps_at_round, accesses, inflation, memory] = words;
+        let ages = [age, age_of_units].map(f64::from_bits);
+        let sound = ages.iter().all(|age| age.is_finite() && *age >= 0.0) && steps_at_round <= steps;
+        let inflation = u32::try_from(inflation).ok().filter(|&bits| (1.0..1e30).contains(&f32::from_bits(bits)));
+        let memory = u32::try_from(memory).ok().filter(|&bits| MEMORY_RANGE.contains(&f32::from_bits(bits)));
+        let (true, Some(inflation), Some(memory)) = (sound, inflation, memory) else { return false };
+        let words = [steps, age, age_of_units, steps_at_round, accesses];
+        [&self.steps, &self.age, &self.age_of_units, &self.steps_at_round, &self.accesses]
+            .into_iter()
+            .zip(words)
+            .for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        self.inflation.store(inflation, Ordering::Relaxed);
+        self.memory.store(memory, Ordering::Relaxed);
+        true
+    }
+
     /// Whether the next round should begin new units, and not wait for its period.
     pub(super) fn is_old(&self) -> bool {
         self.age_in_units() >= AGE_DUE

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::PruneReport;
-use super::round::{Pass, Pinned, patiently};
+use super::round::{Pass, Pinned};
 use crate::chain::RowAt;
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
@@ -28,25 +28,26 @@ impl Inner {
     pub(super) fn give_back(&self, ratio: f64, round: u64, report: &mut PruneReport) {
         self.tidy();
         self.collect();
-        self.retire_empty();
-        if let Some(_evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
+        self.retire_empty(None);
+        if let Some(evacuation) = self.evacuate_all_but(|used| (used as f64 * (ratio - 1.0)) as u64) {
             self.sweep(Pass::MOVING, round, report);
             self.collect();
-            self.retire_empty();
+            self.retire_empty(Some(&evacuation));
         }
         reach(Point::Compacted);
         self.collect();
     }
 
     /// Chooses superblocks to empty: in each slab as many as can go if `spare(used)` records are to stay free, and one
-    /// superblock's worth in any case. `None` if there are none.
+    /// superblock's worth in any case, unless none is used. `None` if there are none.
     pub(super) fn evacuate_all_but(&self, spare: impl Fn(u64) -> u64) -> Option<Evacuation<'_>> {
         let mut evacuation = Evacuation(Vec::new());
         for slab in self.slabs.iter() {
             let mut occupancy: Vec<_> = slab.occupancy().collect();
             let slots = u64::from(slab.slots());
             let mut free: u64 = occupancy.iter().map(|&(_, free)| u64::from(free)).sum();
-            let allowed = spare(occupancy.len() as u64 * slots - free).max(slots);
+            let used = occupancy.len() as u64 * slots - free;
+            let allowed = if used == 0 { 0 } else { spare(used).max(slots) };
             // The emptiest first, as the least has to be moved. What leaves one fits into what the others have free.
             occupancy.sort_by_key(|&(superblock, free)| (std::cmp::Reverse(free), superblock));
             for (superblock, _) in occupancy {
@@ -65,9 +66,17 @@ impl Inner {
         Some(evacuation)
     }
 
-    /// Gives empty superblocks back to the system.
-    pub(super) fn retire_empty(&self) {
+    /// Gives empty superblocks back to the system: all that there are, or, in a deterministic store, those that were being
+    /// emptied. How many these are follows from how many records there are, while which others happen to be empty depends
+    /// on where each record is, which a snapshot does not keep.
+    pub(super) fn retire_empty(&self, evacuation: Option<&Evacuation<'_>>) {
         let guard = self.reclaimer.pin();
+        if self.config.deterministic {
+            for &(slab, superblock) in evacuation.iter().flat_map(|evacuation| &evacuation.0) {
+                slab.retire_superblock(superblock, &guard);
+            }
+            return;
+        }
         for slab in self.slabs.iter() {
             let empty: Vec<u32> =
                 slab.occupancy().filter(|&(_, free)| free == slab.slots()).map(|(index, _)| index).collect();
@@ -99,9 +108,10 @@ impl Inner {
 impl Pinned<'_> {
     /// Moves the chunks of one row that are in superblocks being emptied. Returns how many.
     pub(super) fn move_row(&mut self, (tag, head): RowAt, magazines: &mut Magazines<'_>) -> u64 {
-        let Pinned { table, chains, retired, guard } = self;
+        let Some(mut claim) = self.patiently((tag, head)) else { return 0 };
+        claim.unchanged();
+        let Pinned { table, chains, retired, guard, .. } = self;
         let (heads, tails) = (chains.heads, chains.tails);
-        let Some(claim) = patiently(chains, head) else { return 0 };
         let wandering: Vec<ChunkIndex> =
             chains.chunks(&claim).filter_map(|chunk| chunk.tail).filter(|&tail| tails.is_evacuating(tail)).collect();
         let mut moved = 0;

@@ -47,8 +47,6 @@ pub struct RowView<'r> {
     pub values: &'r [f32],
     /// Its head record.
     pub head: Head,
-    /// The ordinal of the chunk in there.
-    pub first: u32,
     /// The utility of each live chunk, by its ordinal.
     pub utilities: [f32; CHUNKS_MAX],
 }
@@ -225,7 +223,7 @@ impl<'s> Seam<'s> {
         let (table, chains) = self.parts(table);
         let guard = self.0.reclaimer.pin();
         let head = table.find(&chains, table.hash(key), &guard)?;
-        let claim = chains.try_claim(head).ok()?;
+        let claim = chains.look_at_once(head).ok()?;
         Some(HeldRow { seam: self, table: number, head, hash: table.hash(key), claim, guard })
     }
 
@@ -233,7 +231,7 @@ impl<'s> Seam<'s> {
     pub fn rows(self, table: usize, from: u32, mut visit: impl FnMut(RowView<'_>)) -> usize {
         let (table, chains) = self.parts(table);
         let guard = self.0.reclaimer.pin();
-        let heads = heads_from(table, from, &guard);
+        let heads = heads_from(table, &chains, from, self.0.config.deterministic, &guard);
         let mut claimed = 0;
         for (tag, head) in heads {
             let record = chains.heads.record(head);
@@ -245,33 +243,27 @@ impl<'s> Seam<'s> {
             let values = &mut values[..table.layout.dim];
             let Ok(live) = chains.read(head, values) else { continue };
             zero_missing(&chains, &live, values);
-            let mut first = 0;
-            chains.peek(&[(0, head)], |_, tail, info| {
-                utilities[info.ordinal as usize] = info.utility;
-                first = if tail.is_none() { u32::from(info.ordinal) } else { first };
-            });
+            chains.peek(&[(0, head)], |_, _, info| utilities[info.ordinal as usize] = info.utility);
             let live =
                 (0..table.layout.chunks).filter(|&ordinal| live.contains(ordinal)).fold(0, |bits, i| bits | 1 << i);
-            visit(RowView {
-                key: table.row_key(chains.hash(tag, head)),
-                live,
-                values,
-                head: Head(head),
-                first,
-                utilities,
-            });
+            visit(RowView { key: table.row_key(chains.hash(tag, head)), live, values, head: Head(head), utilities });
         }
         claimed
     }
 }
 
 /// The heads of a table in the order in which a round that begins at a tag comes to them.
-fn heads_from(table: &Table, from: u32, guard: &Guard) -> Vec<(u32, ChunkIndex)> {
+fn heads_from(table: &Table, chains: &Chains<'_>, from: u32, by_hash: bool, guard: &Guard) -> Vec<(u32, ChunkIndex)> {
     let mut heads = Vec::with_capacity(64);
     let begin = table.directory.begin(from, guard);
     let (mut at, mut wrapped) = (begin, false);
     loop {
-        match table.directory.walk(at, guard, |tag, head| heads.push((tag, head))) {
+        let begin_of_segment = heads.len();
+        let next = table.directory.walk(at, guard, |tag, head| heads.push((tag, head)));
+        if by_hash {
+            heads[begin_of_segment..].sort_unstable_by_key(|&(tag, head)| chains.hash(tag, head));
+        }
+        match next {
             Some(next) if !wrapped || next < begin => at = next,
             None if !wrapped && begin > 0 => (at, wrapped) = (0, true),
             _ => return heads,

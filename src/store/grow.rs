@@ -230,7 +230,7 @@ impl Grower<'_> {
         candidate: &Candidate,
         whole: bool,
     ) -> Result<bool, AllocError> {
-        let Ok(claim) = chains.claim(head) else { return Ok(false) };
+        let Ok(claim) = chains.claim((tag(candidate.hash), head)) else { return Ok(false) };
         let live = chains.ordinals(&claim);
         let mut grown = Grown { table, before: live.len(), now: live.len() };
         let missing = (0..table.layout.chunks).filter(|&ordinal| !live.contains(ordinal));

@@ -14,16 +14,23 @@ mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod progress;
 mod pruner;
+mod rechunk;
+mod restore;
 mod round;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod round_tests;
+mod saved;
 mod shared_rows;
+mod snapshot;
+mod state;
 mod stats;
 mod table;
 mod update;
 mod validate;
 
 pub use iter::{Row, Rows};
+pub use restore::Restore;
+pub use snapshot::{LiveSnapshot, SnapshotKind};
 pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
@@ -31,6 +38,7 @@ use crate::config::{Decay, Policy, StoreConfig, TableConfig};
 use crate::directory::Directory;
 use crate::error::{ConfigError, StoreError, Violation};
 use crate::id::TableId;
+use crate::moment::Moment;
 use crate::reclaim::{Reclaimer, Slabs};
 use crate::sketch::Sketch;
 use crate::slab::Slab;
@@ -42,6 +50,7 @@ use newcomers::Newcomers;
 use plan::Plan;
 use pruner::Pruner;
 use round::RoundScratch;
+use saved::Saved;
 use std::sync::Arc;
 use table::Table;
 
@@ -134,6 +143,9 @@ struct Inner {
     pending: Mutex<Vec<Candidate>>,
     newcomers: Mutex<Newcomers>,
     round: Mutex<RoundScratch>,
+    /// Of the newest snapshot.
+    moment: Arc<Moment>,
+    saved: Saved,
 }
 
 /// Embedding rows of one or more tables in a hard memory budget.
@@ -152,7 +164,12 @@ impl Store {
     /// [`ConfigError`] if a setting is out of range, if the budget cannot hold one row of each table, or if the system
     /// refuses the address range.
     pub fn new(config: StoreConfig, tables: Vec<TableConfig>) -> Result<Store, ConfigError> {
-        let inner = Arc::new(Inner::new(config, tables)?);
+        Store::with(Inner::new(config, tables)?)
+    }
+
+    /// A store of what it is made of, with its pruning thread.
+    fn with(inner: Inner) -> Result<Store, ConfigError> {
+        let inner = Arc::new(inner);
         let background = inner.sketch.is_some() && !inner.config.deterministic;
         let pruner = if background { Some(Pruner::start(&inner)?) } else { None };
         Ok(Store { inner, pruner })
@@ -386,9 +403,11 @@ impl Inner {
         let slab = |(number, &words): (usize, &usize)| Slab::new(number as u32, words, Arc::clone(&superblocks));
         let slabs = Arc::new(Slabs::new(plan.record_words.iter().enumerate().map(slab).collect()));
         let mut made = Vec::with_capacity(tables.len());
-        for (table, layout) in tables.iter().zip(&plan.layouts) {
+        let moment = Arc::new(Moment::new(plan.image_bytes));
+        for ((number, table), layout) in (0..).zip(&tables).zip(&plan.layouts) {
             let slabs = (plan.slab_of(layout.head_words()), plan.slab_of(layout.tail_words()));
-            let table = Table::new(table.clone(), layout.clone(), slabs, config.seed, Arc::clone(&budget));
+            let of = (number, Arc::clone(&moment));
+            let table = Table::new(table.clone(), layout.clone(), slabs, config.seed, Arc::clone(&budget), of);
             made.push(table.map_err(too_small)?);
         }
         let (decay, sketch) = match &config.policy {
@@ -411,6 +430,8 @@ impl Inner {
             pending: Mutex::new(Vec::new()),
             newcomers: Mutex::new(Newcomers::new(&config.policy)),
             round: Mutex::new(RoundScratch::new()),
+            moment,
+            saved: Saved::new(plan.removed_bytes),
             config,
         })
     }

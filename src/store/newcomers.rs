@@ -8,7 +8,7 @@ use super::Inner;
 use super::grow::Candidate;
 use crate::config::{Decay, FiitedConfig, Policy};
 use crate::id::TableId;
-use crate::sequence::Unclaimed;
+use crate::sequence::{Gone, Unclaimed};
 use std::collections::VecDeque;
 
 /// How many are looked at together.
@@ -50,6 +50,39 @@ impl Newcomers {
     pub(super) fn new(policy: &Policy) -> Newcomers {
         let waiting = VecDeque::with_capacity(Newcomers::room(policy));
         Newcomers { waiting, admitted: 0, ratios: 0.0, seen: 0 }
+    }
+
+    /// What a snapshot keeps: how many of the sample were looked at, the sum of what came of them, and those that wait.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let mut words = vec![self.seen as u64, u64::from(self.ratios.to_bits())];
+        for Newcomer { table, hash, age, importance } in &self.waiting {
+            words.extend([table.index() as u64, *hash, age.to_bits(), u64::from(importance.to_bits())]);
+        }
+        words
+    }
+
+    /// Goes on from what [`words`](Self::words) gave, in a store of so many tables. False if that cannot have been said by
+    /// newcomers that have this room.
+    pub(super) fn set_words(&mut self, words: &[u64], tables: usize) -> bool {
+        let Some(([seen, ratios], rest)) = words.split_first_chunk::<2>() else { return false };
+        let (waiting, odd) = rest.as_chunks::<4>();
+        let figure = |bits: u64| u32::try_from(bits).map(f32::from_bits).ok().filter(|it| it.is_finite() && *it >= 0.0);
+        // A sample that is complete was forgotten.
+        let legal =
+            odd.is_empty() && *seen <= (SAMPLE as u64).saturating_sub(waiting.len() as u64).min(SAMPLE as u64 - 1);
+        let (true, Some(ratios)) = (legal && waiting.len() <= self.waiting.capacity(), figure(*ratios)) else {
+            return false;
+        };
+        self.waiting.clear();
+        for &[table, hash, age, importance] in waiting {
+            let (age, Some(importance)) = (f64::from_bits(age), figure(importance)) else { return false };
+            if table >= tables as u64 || !age.is_finite() {
+                return false;
+            }
+            self.waiting.push_back(Newcomer { table: TableId::new(table as usize), hash, age, importance });
+        }
+        (self.admitted, self.ratios, self.seen) = (*seen as usize + waiting.len(), ratios, *seen as usize);
+        true
     }
 
     /// Notes what became of one; the mean of the sample with its last.
@@ -106,7 +139,13 @@ impl Inner {
         let table = &self.tables[newcomer.table.index()];
         let chains = table.chains(&self.slabs);
         let Some(head) = table.find(&chains, newcomer.hash, &guard) else { return Some(0.0) };
-        let claim = match chains.try_claim(head) {
+        // In a deterministic store nobody trains now, and who only looks at the row must not change when this does.
+        let claim = if self.config.deterministic {
+            chains.look(head).map_err(|Gone| Unclaimed::Gone)
+        } else {
+            chains.look_at_once(head)
+        };
+        let claim = match claim {
             Ok(claim) => claim,
             Err(Unclaimed::Gone) => return Some(0.0),
             Err(Unclaimed::Busy) => return None,

@@ -2,6 +2,7 @@
 
 use super::newcomers::Newcomers;
 use super::round::RoundScratch;
+use super::shared_rows::SharedRows;
 use super::table::Table;
 use crate::chain::RowLayout;
 use crate::config::{Policy, StoreConfig, TableConfig};
@@ -29,6 +30,9 @@ pub(super) struct Plan {
     pub(super) superblocks: u32,
     pub(super) superblock_bytes: usize,
     pub(super) sketch_bytes: u64,
+    /// For snapshots: images of rows, and keys of rows that were removed.
+    pub(super) image_bytes: u64,
+    pub(super) removed_bytes: u64,
     pub(super) fixed_bytes: u64,
     /// The least budget that holds one row of each table.
     needed: u64,
@@ -36,6 +40,12 @@ pub(super) struct Plan {
 
 /// More bytes than any budget is given, and few enough to calculate with.
 const ABSURD: u64 = u64::MAX / 4;
+
+/// Images of rows take a 64th of the budget, and no less than a few rows need; removed keys a 128th.
+fn snapshot_bytes(config: &StoreConfig, layouts: &[RowLayout]) -> (u64, u64) {
+    let row = layouts.iter().map(|layout| layout.image_words_max() as u64 * 4).max().unwrap_or(0);
+    ((config.budget / 64).max(8 * row), config.budget / 128)
+}
 
 /// A power of two.
 fn superblock_bytes(config: &StoreConfig) -> u64 {
@@ -72,6 +82,14 @@ impl Plan {
             let bytes = Table::fixed_bytes(table, layout);
             fixed = bytes.map_or(ABSURD, |bytes| fixed.saturating_add(bytes)).min(ABSURD);
         }
+        let (image_bytes, removed_bytes) = if config.snapshots { snapshot_bytes(config, &layouts) } else { (0, 0) };
+        if config.snapshots {
+            // A copy of what is saved as it was at the beginning.
+            let shared = tables.iter().map(|table| SharedRows::bytes_for(table.fallback, table.dim, &table.optimizer));
+            let shared = shared.map(|bytes| bytes.unwrap_or(ABSURD)).fold(0, u64::saturating_add);
+            let copies = sketch_bytes + shared.min(ABSURD) + Newcomers::bytes(&config.policy);
+            fixed = fixed.saturating_add(copies + image_bytes + removed_bytes).min(ABSURD);
+        }
         let first_rows = record_words.len() as u64 * superblock_bytes + tables.len() as u64 * 1024;
         // A 64th is kept for directory rebuilds; see `Budget`.
         let needed = (fixed + first_rows) / 63 * 64 + 64;
@@ -81,6 +99,8 @@ impl Plan {
             superblocks,
             superblock_bytes: superblock_bytes as usize,
             sketch_bytes,
+            image_bytes,
+            removed_bytes,
             fixed_bytes: fixed,
             needed,
         };

@@ -8,7 +8,7 @@ use super::{Inner, PruneReport};
 use crate::chain::{Chains, RowAt};
 use crate::failpoint::{Point, reach};
 use crate::hash::tag;
-use crate::id::{ChunkIndex, Info};
+use crate::id::Info;
 use crate::importance::{Cut, Histogram};
 use crate::reclaim::{Magazines, Retired};
 use crate::sequence::{Claim, Unclaimed};
@@ -36,7 +36,19 @@ impl RoundScratch {
     pub(super) fn new() -> RoundScratch {
         RoundScratch { chunks: Histogram::new(), rounds: 0 }
     }
+
+    /// Cuts so far.
+    pub(super) fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    pub(super) fn set_rounds(&mut self, rounds: u64) {
+        self.rounds = rounds;
+    }
 }
+
+/// Attempts to free all that is retired while a snapshot is read, if others stay pinned: about half a second.
+const COLLECT_ATTEMPTS: usize = 500;
 
 /// Times that readers are given to let go of what a round to a size took.
 const GIVE_BACK_ATTEMPTS: usize = 8;
@@ -83,7 +95,7 @@ impl Inner {
         }
         if let Some(useless) = useless {
             self.collect();
-            self.retire_empty();
+            self.retire_empty(Some(&useless));
             drop(useless);
         }
         self.give_back(self.config.resident_target, scratch.rounds, &mut report);
@@ -126,6 +138,17 @@ impl Inner {
         }
     }
 
+    /// Takes the least important `wanted` bytes of chunks, and gives the memory back. Returns the importance below which all
+    /// went, if any did.
+    pub(super) fn prune_by(&self, wanted: u64) -> Option<f32> {
+        let mut scratch = self.round.lock();
+        let mut report = PruneReport::default();
+        let cut = self.cut_for(wanted.max(self.superblocks.bytes_each()), &mut scratch);
+        self.sweep(Pass { cut, ..Pass::NOTHING }, scratch.rounds, &mut report);
+        self.give_back(PACKED, scratch.rounds, &mut report);
+        (report.shrunk + report.evicted > 0).then_some(cut.surely.min(f32::MAX))
+    }
+
     /// Gives back until at most `held` bytes are held or nothing more comes back. Returns whether it came to that: if not,
     /// readers are in the way.
     fn settle(&self, held: u64, round: u64, report: &mut PruneReport) -> bool {
@@ -163,6 +186,17 @@ impl Inner {
     /// Frees what is retired, as far as pinned threads let it.
     pub(super) fn collect(&self) {
         self.reclaimer.collect(|| self.retired_bytes());
+        // In a deterministic store a snapshot's reader, who is pinned for a moment, must not change what there is room for.
+        let mut attempt = 0;
+        while self.config.deterministic
+            && self.retired_bytes() > 0
+            && !self.moment.is_given_up()
+            && attempt < COLLECT_ATTEMPTS
+        {
+            pause();
+            self.reclaimer.collect(|| self.retired_bytes());
+            attempt += 1;
+        }
     }
 
     fn retired_bytes(&self) -> u64 {
@@ -234,14 +268,18 @@ impl Inner {
         let mut rows = Vec::new();
         for table in &self.tables {
             let chains = table.chains(&self.slabs);
-            let (head_bytes, tail_bytes) = (chains.heads.record_bytes(), chains.tails.record_bytes());
             let per_unit = table.scale().max(f32::MIN_POSITIVE).recip();
             self.for_each_segment(0, |at, guard| {
                 rows.clear();
-                let next = table.directory.sample(at, stride, &mut position, guard, |tag, head| rows.push((tag, head)));
-                chains.peek(&rows, |_, tail, info| {
-                    let bytes = if tail.is_some() { tail_bytes } else { head_bytes };
-                    histogram.add(info.utility * per_unit, bytes * stride);
+                let directory = &table.directory;
+                let visit = |tag, head| rows.push((tag, head));
+                let next = if self.config.deterministic {
+                    directory.sample_homes(at, stride, &mut position, guard, visit)
+                } else {
+                    directory.sample(at, stride, &mut position, guard, visit)
+                };
+                chains.peek(&rows, |_, _, info| {
+                    histogram.add(info.utility * per_unit, chains.bytes_of(info) * stride);
                     reach(Point::RowMeasured);
                 });
                 next
@@ -260,7 +298,7 @@ impl Inner {
         let tables = self.tables.len();
         let first = (round as usize).wrapping_mul(7) % tables;
         let from = (round as u32).wrapping_mul(0x9E37_79B1);
-        let (mut rows, mut marks) = (Vec::new(), Vec::new());
+        let (mut rows, mut marks, mut to_cut) = (Vec::new(), Vec::new(), Vec::<RowAt>::new());
         for table in (0..tables).map(|position| &self.tables[(first + position) % tables]) {
             let (chains, scale) = (table.chains(&self.slabs), table.scale());
             let mut magazines = Magazines::new(&self.slabs);
@@ -279,11 +317,17 @@ impl Inner {
                             None => chains.heads.is_evacuating(rows[position].1),
                         };
                 });
+                to_cut.clear();
+                to_cut.extend(rows.iter().zip(&marks).filter(|(_, mark)| mark.below).map(|(&row, _)| row));
+                if self.config.deterministic {
+                    // Not in the order in which they came, which a snapshot does not keep.
+                    to_cut.sort_unstable_by_key(|&(tag, head)| chains.hash(tag, head));
+                }
                 let mut pinned = self.pinned(table, guard);
+                for &row in &to_cut {
+                    pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
+                }
                 for (&row, mark) in rows.iter().zip(&marks) {
-                    if mark.below {
-                        pinned.cut(row, cut.doubtful(scale), &mut cut.quota, report);
-                    }
                     if factor != 1.0 {
                         pinned.change_units(row, factor);
                     }
@@ -300,7 +344,8 @@ impl Inner {
     }
 
     pub(super) fn pinned<'p>(&'p self, table: &'p Table, guard: &'p Guard) -> Pinned<'p> {
-        Pinned { table, chains: table.chains(&self.slabs), retired: Retired::new(&self.slabs, guard), guard }
+        let retired = Retired::new(&self.slabs, guard);
+        Pinned { table, chains: table.chains(&self.slabs), retired, guard, inner: self }
     }
 
     /// Removes a row, whatever its importance. Returns whether it was there.
@@ -310,7 +355,7 @@ impl Inner {
         let chains = table.chains(&self.slabs);
         while let Some(head) = table.find(&chains, hash, &guard) {
             // Gone: evicted or moved meanwhile; the directory knows.
-            if let Ok(claim) = chains.claim(head) {
+            if let Ok(claim) = chains.claim((tag(hash), head)) {
                 self.pinned(table, &guard).shrink((tag(hash), head), claim, |_| true);
                 return true;
             }
@@ -367,17 +412,18 @@ pub(super) struct Pinned<'p> {
     pub(super) chains: Chains<'p>,
     pub(super) retired: Retired<'p>,
     pub(super) guard: &'p Guard,
+    inner: &'p Inner,
 }
 
-impl Pinned<'_> {
+impl<'p> Pinned<'p> {
     /// Takes the chunks of one row that lie below `doubtful`'s end; those within it are taken from the quota.
     fn cut(&mut self, row: RowAt, doubtful: Range<f32>, quota: &mut u64, report: &mut PruneReport) {
         // What was seen without a claim is looked at again under it.
-        let Some(claim) = patiently(&self.chains, row.1) else { return };
+        let Some(claim) = self.patiently(row) else { return };
         for chunk in self.chains.chunks(&claim) {
-            if doubtful.contains(&chunk.info().utility) {
-                let slab = if chunk.tail.is_some() { self.chains.tails } else { self.chains.heads };
-                *quota = quota.saturating_sub(slab.record_bytes());
+            let info = chunk.info();
+            if doubtful.contains(&info.utility) {
+                *quota = quota.saturating_sub(self.chains.bytes_of(info));
             }
         }
         let taken = self.shrink(row, claim, |info| info.utility < doubtful.end);
@@ -386,8 +432,8 @@ impl Pinned<'_> {
         reach(Point::RowCut);
     }
 
-    fn change_units(&self, (_, head): RowAt, factor: f32) {
-        let Some(claim) = patiently(&self.chains, head) else { return };
+    fn change_units(&self, row: RowAt, factor: f32) {
+        let Some(claim) = self.patiently(row) else { return };
         for chunk in self.chains.chunks(&claim) {
             let Info { utility, ordinal } = chunk.info();
             chunk.set_info(Info { utility: utility * factor, ordinal });
@@ -395,15 +441,37 @@ impl Pinned<'_> {
         reach(Point::UnitsChanged);
     }
 
+    /// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now. In a
+    /// deterministic store nobody writes now, and who only looks at the row must not change what a round does.
+    pub(super) fn patiently(&self, row: RowAt) -> Option<Claim<'p>> {
+        if self.inner.config.deterministic {
+            return self.chains.claim(row).ok();
+        }
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
+            match self.chains.try_claim(row) {
+                Ok(Some(claim)) => return Some(claim),
+                Ok(None) => self.chains.moment.wait_for_room(),
+                Err(Unclaimed::Gone) => return None,
+                Err(Unclaimed::Busy) => {
+                    spin_wait(attempt);
+                    attempt += 1;
+                }
+            }
+        }
+        None
+    }
+
     /// Takes chunks out of a claimed row, and the row out of the directory if none is left.
     pub(super) fn shrink(&mut self, (tag, head): RowAt, claim: Claim<'_>, drop: impl Fn(Info) -> bool) -> Taken {
-        let Pinned { table, chains, retired, guard } = self;
+        let Pinned { table, chains, retired, guard, inner } = self;
         let before = chains.ordinals(&claim).len();
         let shrunk =
             chains.shrink(claim, drop, |tail| retired.push(table.tails, tail), |after| table.count_row(before, after));
         let evicted = u32::from(shrunk.row_gone);
         if shrunk.row_gone {
             reach(Point::RowKilled);
+            inner.note_removed(table, table.row_key(chains.hash(tag, head)));
             let removed = table.directory.remove(tag, head, guard);
             debug_assert!(removed, "a live row's word is in its directory");
             reach(Point::RowRemoved);
@@ -420,16 +488,4 @@ impl Pinned<'_> {
 pub(super) struct Taken {
     shrunk: u32,
     evicted: u32,
-}
-
-/// Claims a row, but not at any price: a row that is written all the time is not one to prune or to move now.
-pub(super) fn patiently<'s>(chains: &Chains<'s>, head: ChunkIndex) -> Option<Claim<'s>> {
-    for attempt in 0..ATTEMPTS {
-        match chains.try_claim(head) {
-            Ok(claim) => return Some(claim),
-            Err(Unclaimed::Gone) => return None,
-            Err(Unclaimed::Busy) => spin_wait(attempt),
-        }
-    }
-    None
 }

@@ -57,7 +57,8 @@ impl SharedRows {
                 record[1].store(optimizer.initial_row_state().to_bits(), Ordering::Relaxed);
             }
             rowcopy::store(&payload, &record[shared.payload..]);
-            sequence::start(record);
+            // Shared rows have no phase: a snapshot takes them when it begins.
+            sequence::start(record, 0);
         }
         (rows > 0).then_some(shared)
     }
@@ -88,6 +89,55 @@ impl SharedRows {
             Some(())
         });
         debug_assert!(copied.is_ok(), "shared rows are always live");
+    }
+
+    /// The weights of all rows, `[rows, dim]`, and their state, `[rows, state]`, for a snapshot.
+    pub(super) fn save(&self) -> (Vec<f32>, Vec<f32>) {
+        let (mut weights, mut states) = (Vec::with_capacity(self.rows * self.dim), Vec::new());
+        let mut words = vec![0f32; self.record_words - 1];
+        states.reserve_exact(self.rows * self.state_words());
+        for row in 0..self.rows {
+            let record = self.record(row);
+            let copied = sequence::read(record, || {
+                rowcopy::load(&record[1..], &mut words);
+                Some(())
+            });
+            debug_assert!(copied.is_ok(), "shared rows are always live");
+            let (row_state, payload) = words.split_at(self.payload - 1);
+            weights.extend_from_slice(&payload[..self.dim]);
+            states.extend_from_slice(row_state);
+            states.extend_from_slice(&payload[self.dim..]);
+        }
+        (weights, states)
+    }
+
+    /// Words of a row's state in a snapshot.
+    fn state_words(&self) -> usize {
+        self.record_words - 1 - self.dim
+    }
+
+    /// Number of rows.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Goes on from what [`save`](Self::save) gave. False if those were other rows.
+    pub(super) fn restore(&self, weights: &[f32], states: &[f32]) -> bool {
+        let state = self.state_words();
+        if weights.len() != self.rows * self.dim || states.len() != self.rows * state {
+            return false;
+        }
+        for row in 0..self.rows {
+            let record = self.record(row);
+            let (row_state, chunk_state) = states[row * state..(row + 1) * state].split_at(self.payload - 1);
+            rowcopy::store(row_state, &record[1..self.payload]);
+            rowcopy::store(
+                &weights[row * self.dim..(row + 1) * self.dim],
+                &record[self.payload..self.payload + self.dim],
+            );
+            rowcopy::store(chunk_state, &record[self.payload + self.dim..]);
+        }
+        true
     }
 
     /// One optimizer step on a row, gradient `[dim]`. `payload` is scratch.

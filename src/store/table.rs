@@ -8,6 +8,7 @@ use crate::config::{Fallback, Init, Keys, TableConfig};
 use crate::directory::Directory;
 use crate::hash::{mix, tag, unmix};
 use crate::id::ChunkIndex;
+use crate::moment::Moment;
 use crate::reclaim::Slabs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
@@ -42,6 +43,9 @@ pub(super) struct Table {
     pub(super) heads: usize,
     pub(super) tails: usize,
     pub(super) directory: Directory,
+    /// Its position in the store.
+    number: u32,
+    moment: Arc<Moment>,
     seed: u64,
     pub(super) shared: Option<SharedRows>,
     pub(super) counters: Counters,
@@ -68,13 +72,15 @@ impl Table {
         slabs: (usize, usize),
         seed: u64,
         budget: Arc<Budget>,
+        (number, moment): (u32, Arc<Moment>),
     ) -> Result<Table, OverBudget> {
         Ok(Table {
             heads: slabs.0,
             tails: slabs.1,
             directory: Directory::new(budget)?,
-            // A seed of its own, so that collisions of hashed rows are not the same in all tables.
-            seed: xxh3_64_with_seed(config.name.as_bytes(), seed),
+            number,
+            moment,
+            seed: config.hash_seed(seed),
             shared: SharedRows::new(config.fallback, config.dim, &config.optimizer),
             counters: Counters::default(),
             rows_by_chunks: (0..=layout.chunks).map(|_| AtomicU64::new(0)).collect(),
@@ -89,7 +95,13 @@ impl Table {
 
     #[inline]
     pub(super) fn chains<'s>(&'s self, slabs: &'s Slabs) -> Chains<'s> {
-        Chains { layout: &self.layout, heads: slabs.get(self.heads), tails: slabs.get(self.tails) }
+        Chains {
+            layout: &self.layout,
+            heads: slabs.get(self.heads),
+            tails: slabs.get(self.tails),
+            moment: &self.moment,
+            table: self.number,
+        }
     }
 
     /// The hash of the row that a key names. The row's own key is this hash [turned back](Self::row_key).
@@ -123,6 +135,30 @@ impl Table {
     #[inline]
     pub(super) fn find(&self, chains: &Chains<'_>, hash: u64, guard: &Guard) -> Option<ChunkIndex> {
         self.directory.find(tag(hash), guard, |head| chains.probe(head, hash))
+    }
+
+    /// Its position in the store.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn words(&self) -> [&AtomicU64; 9] {
+        let Counters { admitted, grown, shrunk, evicted, refused, missed } = &self.counters;
+        [admitted, grown, shrunk, evicted, refused, missed, &self.batches, &self.tidied.0, &self.tidied.1]
+    }
+
+    /// Counters and what else is counted, for a snapshot.
+    pub(super) fn figures(&self) -> [u64; 9] {
+        self.words().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Goes on from what [`figures`](Self::figures) gave.
+    pub(super) fn set_figures(&self, figures: [u64; 9]) {
+        self.words().into_iter().zip(figures).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+    }
+
+    pub(super) fn set_scale(&self, scale: f32) {
+        self.scale.store(scale.to_bits(), Ordering::Relaxed);
     }
 
     pub(super) fn learning_rate(&self) -> f32 {
@@ -270,7 +306,9 @@ mod tests {
     fn an_overflowing_norm_does_not_spoil_the_scale() {
         let config = TableConfig::new("t", 4);
         let layout = RowLayout::new(4, 4, &config.optimizer);
-        let table = Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20))).unwrap();
+        let table =
+            Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20)), (0, Arc::new(Moment::new(0))))
+                .unwrap();
         for _ in 0..200 {
             table.learn_scale(1.0);
         }
@@ -309,7 +347,9 @@ mod tests {
     fn batches_without_gradients_do_not_set_the_scale() {
         let config = TableConfig::new("t", 4);
         let layout = RowLayout::new(4, 4, &config.optimizer);
-        let table = Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20))).unwrap();
+        let table =
+            Table::new(config, layout, (0, 0), 0, Arc::new(Budget::new(1 << 20)), (0, Arc::new(Moment::new(0))))
+                .unwrap();
         table.learn_scale(0.0);
         assert_eq!(table.scale(), 0.0);
         [2.0, 4.0].into_iter().for_each(|mean| table.learn_scale(mean));

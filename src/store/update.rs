@@ -4,9 +4,10 @@ use super::gather::{Touch, in_order};
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
-use crate::chain::{Chains, Ordinals};
+use crate::chain::{Chains, Ordinals, RowAt};
 use crate::failpoint::{Point, reach};
-use crate::id::{ChunkIndex, Info, TableId};
+use crate::hash::tag;
+use crate::id::{Info, TableId};
 use crate::rowcopy;
 use crate::scratch::Combined;
 use crate::sequence::{Claim, Gone};
@@ -83,7 +84,7 @@ impl Inner {
             let mut row = located.row(table, chains, guard);
             let wanted = loop {
                 let Some(head) = row else { break step.missing(squares, count, Ordinals::default(), 0) };
-                match step.present(head, grad, squares, count, &mut scratch.payload) {
+                match step.present((tag(located.hash), head), grad, squares, count, &mut scratch.payload) {
                     Ok(wanted) => {
                         applied.updated += 1;
                         break wanted;
@@ -189,21 +190,21 @@ impl RowStep<'_> {
         Some((count as f32 * norm * self.inflation, live))
     }
 
-    /// Steps the live chunks of the row at `head`. `squares` is the gradient's; `payload` is scratch of a chunk's size.
+    /// Steps the live chunks of a row. `squares` is the gradient's; `payload` is scratch of a chunk's size.
     #[inline]
     fn present(
         &self,
-        head: ChunkIndex,
+        row: RowAt,
         grad: &[f32],
         squares: f32,
         count: u32,
         payload: &mut [f32],
     ) -> Result<Missing, Gone> {
-        let claim = self.chains.claim(head)?;
+        let claim = self.chains.claim(row)?;
         let layout = &self.table.layout;
         let row_state = self.row_state(&claim, grad);
         let mut live = Ordinals::default();
-        let (mut chunks, mut live_squares) = (0, 0.0);
+        let mut chunks = 0;
         for chunk in self.chains.chunks(&claim) {
             let Info { utility, ordinal } = chunk.info();
             let grad = &grad[layout.dims(ordinal as usize)];
@@ -215,13 +216,15 @@ impl RowStep<'_> {
             chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
             live.insert(ordinal as usize);
             chunks += 1;
-            live_squares += chunk_squares;
         }
         drop(claim);
         if chunks == layout.chunks {
             return Ok(None);
         }
-        Ok(self.missing(squares - live_squares, count, live, chunks))
+        // In the order of ordinals, as below: that of the chain is not kept in a snapshot, and sums would differ by it.
+        let missing = (0..layout.chunks).filter(|&ordinal| !live.contains(ordinal));
+        let squares = missing.map(|ordinal| self.simd.sum_squares(&grad[layout.dims(ordinal)])).sum();
+        Ok(self.missing(squares, count, live, chunks))
     }
 
     /// Steps the state that the row has once.
@@ -229,8 +232,9 @@ impl RowStep<'_> {
     fn row_state(&self, claim: &Claim<'_>, grad: &[f32]) -> f32 {
         let Some(word) = self.chains.row_state(claim) else { return 0.0 };
         let (mut squares, mut dims) = (0.0, 0);
-        for chunk in self.chains.chunks(claim) {
-            let grad = &grad[self.table.layout.dims(chunk.info().ordinal as usize)];
+        let (live, layout) = (self.chains.ordinals(claim), &self.table.layout);
+        for ordinal in (0..layout.chunks).filter(|&ordinal| live.contains(ordinal)) {
+            let grad = &grad[layout.dims(ordinal)];
             squares += self.simd.sum_squares(grad);
             dims += grad.len();
         }

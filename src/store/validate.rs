@@ -75,7 +75,7 @@ impl Inner {
             hold!(keys.insert(key), "`{name}`: key {key} has two rows");
             hold!(table.find(&chains, hash, &guard) == Some(head), "`{name}`: key {key} is not found where it is");
             hold!(live[table.heads].insert(head), "`{name}`: key {key} shares its head record");
-            let Ok(claim) = chains.try_claim(head) else {
+            let Ok(claim) = chains.look_at_once(head) else {
                 return Err(Violation {
                     what: format!("`{name}`: key {key} has a row that is dead or claimed at a quiet moment"),
                 });

@@ -7,7 +7,7 @@ use super::atomic;
 use crossbeam_epoch::{CompareExchangeError, Guard, Pointer, Shared};
 use shuttle::sync as lock;
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 
 /// Lets the scheduler choose who goes on. Shuttle has no time, so its sleep is this and nothing more; a yield would tell
 /// the scheduler that this thread waits for another.
@@ -160,7 +160,11 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.0.try_lock().ok().map(|guard| MutexGuard(Some(guard)))
+        match self.0.try_lock() {
+            Ok(guard) => Some(MutexGuard(Some(guard))),
+            Err(TryLockError::Poisoned(poisoned)) => Some(MutexGuard(Some(poisoned.into_inner()))),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

@@ -10,8 +10,6 @@ pub(super) struct RowBefore {
     pub(super) table: usize,
     pub(super) number: usize,
     pub(super) live: u32,
-    /// The ordinal of the chunk in its head record.
-    pub(super) head: u32,
     pub(super) utilities: [f32; CHUNKS_MAX],
 }
 
@@ -24,7 +22,7 @@ pub(super) struct BeforeCut {
 
 impl World<'_> {
     pub fn prune(&self, thread: usize) {
-        if self.in_round.get() || !self.may_take(ROOM_FOR_ROUND) {
+        if self.in_round.get() || self.round_waits() || !self.may_take(ROOM_FOR_ROUND) {
             return;
         }
         let interruptions = self.interruptions.get();
@@ -37,7 +35,7 @@ impl World<'_> {
     /// Prunes until so many bytes are held, in 32nds of what is held now beyond the least.
     pub fn prune_to(&self, thread: usize) {
         let part = u64::from(self.bytes.next() % 33);
-        if self.in_round.get() || !self.may_take(ROOM_FOR_ROUND) {
+        if self.in_round.get() || self.round_waits() || !self.may_take(ROOM_FOR_ROUND) {
             return;
         }
         self.in_round.set(true);
@@ -71,8 +69,8 @@ impl World<'_> {
         for position in 0..self.table_count {
             let table = (round as usize * 7 + position) % self.table_count;
             self.seam.rows(table, from, |row| {
-                let RowView { key, live, first: head, utilities, .. } = row;
-                rows.push(RowBefore { table, number: number(key), live, head, utilities });
+                let RowView { key, live, utilities, .. } = row;
+                rows.push(RowBefore { table, number: number(key), live, utilities });
             });
         }
         BeforeCut { cut: self.seam.begun_cut(), rows }
@@ -95,7 +93,7 @@ impl World<'_> {
         }
         let mut left = [[None; KEYS]; TABLES];
         let (mut quota, mut shrunk, mut evicted) = (cut.quota, 0, 0);
-        for &RowBefore { table, number, live, head, utilities } in &rows {
+        for &RowBefore { table, number, live, utilities } in &rows {
             let live = left[table][number].get_or_insert(live);
             let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
             if scale == 0.0 || *live == 0 {
@@ -108,7 +106,7 @@ impl World<'_> {
                 let utility = utilities[ordinal as usize];
                 taken |= u32::from(utility < limit) << ordinal;
                 if (surely..limit).contains(&utility) {
-                    quota = quota.saturating_sub(if ordinal == head { head_bytes } else { tail_bytes });
+                    quota = quota.saturating_sub(if ordinal == 0 { head_bytes } else { tail_bytes });
                 }
             }
             *live &= !taken;
@@ -128,11 +126,11 @@ impl World<'_> {
     pub(super) fn check_begun(&self, cut: BegunCut, rows: &[RowBefore]) {
         let bin = |importance: f32| importance.to_bits() >> 21;
         let (mut below, mut within) = (0, 0);
-        for &RowBefore { table, live, head, utilities, .. } in rows {
+        for &RowBefore { table, live, utilities, .. } in rows {
             let (scale, head_bytes, tail_bytes) = self.seam.scale_and_bytes(table);
             let per_unit = scale.max(f32::MIN_POSITIVE).recip();
             for ordinal in (0..32).filter(|ordinal| live >> ordinal & 1 == 1) {
-                let bytes = if ordinal == head { head_bytes } else { tail_bytes };
+                let bytes = if ordinal == 0 { head_bytes } else { tail_bytes };
                 let importance = utilities[ordinal as usize] * per_unit;
                 below += if bin(importance) < bin(cut.surely) { bytes } else { 0 };
                 within += if bin(importance) == bin(cut.surely) { bytes } else { 0 };

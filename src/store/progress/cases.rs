@@ -24,6 +24,10 @@ pub(super) enum Script {
     Remove,
     /// Prunes.
     Round,
+    /// Takes a snapshot.
+    Snapshot,
+    /// Trains rows that a snapshot is still to have, which nobody reads.
+    Keep,
 }
 
 /// Rows that the thread keeps claimed at the point.
@@ -47,11 +51,14 @@ pub(super) struct Case {
     pub(super) pinned: bool,
     /// It has frozen words of a segment that has no successor yet.
     pub(super) freezes: bool,
+    /// It has just begun a snapshot.
+    begins: bool,
 }
 
 impl Case {
     pub(super) fn in_round(&self) -> bool {
-        self.script == Script::Round
+        // A snapshot begins under the rounds' lock.
+        self.script == Script::Round || self.begins
     }
 }
 
@@ -82,11 +89,15 @@ pub(super) fn case(point: Point) -> Case {
         RowMeasured | RowCut => (Kind::Full, Round, 300),
         CutBegins => (Kind::Full, Round, 0),
         TailCopied | HeadCopied | HeadPublished => (Kind::Sparse, Round, 3),
+        SnapshotBegun => (Kind::Sparse, Snapshot, 0),
+        RowSaved => (Kind::Sparse, Snapshot, 100),
+        ImageKept => (Kind::Sparse, Keep, 10),
         SuperblockHalfRetired => (Kind::Sparse, Round, 5),
         SuperblockRetired | Decommit | Decommitted | SuperblockVacant => (Kind::Sparse, Round, 1),
     };
     let claims = match point {
-        Claimed | ChunkStepped | ChunkGrown | ChunkTaken | TailCopied | HeadCopied | UnitsChanged => Claims::One,
+        Claimed | ChunkStepped | ChunkGrown | ChunkTaken | TailCopied | HeadCopied | UnitsChanged | ImageKept
+        | RowSaved => Claims::One,
         // Growth takes its records under the row's claim; a round's look at a row may end with a claim or without.
         SlotsSeen
         | SlotsTaken
@@ -100,8 +111,10 @@ pub(super) fn case(point: Point) -> Case {
         SharedRowStepped => Claims::Shared,
         _ => Claims::None,
     };
-    let pinned =
-        !matches!(point, Reserve | Residency | RoundBegun | CutBegins | EvacuationBegun | Compacted | RoundEnding);
+    let pinned = !matches!(
+        point,
+        Reserve | Residency | RoundBegun | CutBegins | EvacuationBegun | Compacted | RoundEnding | SnapshotBegun
+    );
     let freezes = matches!(point, WordFrozen | SegmentFrozen | SuccessorBuilt);
-    Case { kind, script, skip, claims, pinned, freezes }
+    Case { kind, script, skip, claims, pinned, freezes, begins: point == SnapshotBegun }
 }

@@ -2,12 +2,12 @@
 
 use super::cases::{Claims, Script};
 use crate::hash::tag;
-use crate::sequence::Unclaimed;
+use crate::snapshot::{RowBlock, Source};
 use crate::{Decay, Fallback, FiitedConfig, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 use std::collections::HashSet;
 
 /// As many records have room with what AddressSanitizer has put between them.
-pub(super) const BUDGET: u64 = if cfg!(dimslab_asan) { 11 << 17 } else { 1 << 20 };
+pub(super) const BUDGET: u64 = if cfg!(dimslab_asan) { 23 << 16 } else { 17 << 16 };
 pub(super) const DIM: usize = 16;
 /// Whole rows.
 pub(super) fn rows() -> TableId {
@@ -57,7 +57,7 @@ impl Scene {
         };
         let plain = TableConfig::new("rows", DIM).optimizer(Optimizer::Sgd { lr: 1.0 });
         let with_default = TableConfig::new("shared", DIM).optimizer(Optimizer::Sgd { lr: 1.0 });
-        let config = StoreConfig::new(budget).policy(Policy::Fiited(policy));
+        let config = StoreConfig::new(budget).policy(Policy::Fiited(policy)).snapshots(true);
         let store = Store::new(config, vec![plain, with_default.fallback(Fallback::DefaultVector)]).unwrap();
         let count = if kind == Kind::Sparse { 4000 } else { 5500 };
         let all: Vec<u64> = (0..count).collect();
@@ -98,6 +98,15 @@ impl Scene {
             Script::Round => {
                 self.store.prune().unwrap();
             }
+            Script::Snapshot => {
+                let mut snapshot = self.store.snapshot(crate::SnapshotKind::Full).unwrap();
+                // It is given up if others had to wait too long.
+                while let Ok(true) = snapshot.next(&mut RowBlock::default()) {}
+            }
+            Script::Keep => {
+                let _unread = self.store.snapshot(crate::SnapshotKind::Full).unwrap();
+                self.train(&self.keys);
+            }
         }
     }
 
@@ -107,9 +116,9 @@ impl Scene {
         let chains = table.chains(&inner.slabs);
         for &key in keys {
             let hash = table.resolve(key);
-            let head = table.find(&chains, hash, &guard).unwrap();
-            let claim = chains.claim(head).unwrap();
-            inner.pinned(table, &guard).shrink((tag(hash), head), claim, |info| info.ordinal == 2);
+            let row = (tag(hash), table.find(&chains, hash, &guard).unwrap());
+            let claim = chains.claim(row).unwrap();
+            inner.pinned(table, &guard).shrink(row, claim, |info| info.ordinal == 2);
         }
     }
 
@@ -126,7 +135,7 @@ impl Scene {
         let mut at = Some(0);
         while let Some(from) = at {
             at = table.directory.walk(from, &guard, |tag, head| {
-                if chains.try_claim(head).is_err_and(|why| why == Unclaimed::Busy) {
+                if chains.is_claimed(head) {
                     claimed.insert(table.row_key(chains.hash(tag, head)));
                 }
             });
