@@ -1,6 +1,6 @@
 //! The store's calls, each against what is known of the rows.
 
-use super::{KEYS, May, ROOM_TO_REMOVE, TABLES, Training, World, key};
+use super::{KEYS, May, ROOM_TO_REMOVE, Training, World, key};
 use dimslab::{Pooling, StoreError, TableId};
 
 impl World<'_> {
@@ -39,11 +39,6 @@ impl World<'_> {
         });
         self.take_stock();
         self.trains.set(false);
-        if self.deterministic {
-            let mut pending = self.pending.get();
-            keys.iter().for_each(|&number| pending[table] |= 1 << number);
-            self.pending.set(pending);
-        }
         let sums = self.training.take().map(|training| training.sums).unwrap_or_default();
         for (sum, (live, went)) in sums.iter().zip(before) {
             assert!(sum.2 || live == 0 || went != self.went(table, sum.0), "key {} was not trained", key(sum.0));
@@ -128,16 +123,9 @@ impl World<'_> {
     }
 
     pub fn step(&self, thread: usize) {
-        let pending = self.pending.get();
-        let waits = |(table, keys): (usize, u64)| {
-            (0..KEYS).any(|number| keys >> number & 1 == 1 && self.is_claimed(table, number))
-        };
-        if self.deterministic
-            && (self.in_round.get() || self.frozen.get() || self.claims() && (0..).zip(pending).any(waits))
-        {
+        if self.deterministic && (self.in_round.get() || self.frozen.get()) || self.round_waits() {
             return;
         }
-        self.pending.set([0; TABLES]);
         self.may.set(May { grow: self.deterministic, ..May::default() });
         let before = (self.interruptions.get(), self.rounds.get());
         self.before_cut.take();

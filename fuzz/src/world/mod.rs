@@ -109,8 +109,6 @@ pub struct World<'s> {
     rounds: Cell<u32>,
     cuts: Cell<u32>,
     before_cut: RefCell<Option<BeforeCut>>,
-    /// Keys that may wait for the end of the step.
-    pending: Cell<[u64; TABLES]>,
     pins: RefCell<[Option<Pin>; THREADS]>,
     held: RefCell<[Option<(usize, usize, HeldRow<'s>)>; THREADS]>,
     listings: RefCell<[Option<Listing<'s>>; THREADS]>,
@@ -151,7 +149,6 @@ impl<'s> World<'s> {
             rounds: Cell::new(0),
             cuts: Cell::new(0),
             before_cut: RefCell::default(),
-            pending: Cell::default(),
             pins: RefCell::default(),
             held: RefCell::default(),
             listings: RefCell::default(),
@@ -278,6 +275,11 @@ impl<'s> World<'s> {
 
     fn any_claimed(&self, table: usize) -> bool {
         self.claims() && self.look(|| self.seam.rows(table, 0, |_| ())) > 0
+    }
+
+    /// Whether a round would wait for somebody: in a deterministic store it does for every row that is claimed.
+    fn round_waits(&self) -> bool {
+        self.deterministic && (0..self.table_count).any(|table| self.any_claimed(table))
     }
 
     /// A few keys, or a run of them, that nobody has claimed.

@@ -22,7 +22,7 @@ pub(super) struct BeforeCut {
 
 impl World<'_> {
     pub fn prune(&self, thread: usize) {
-        if self.in_round.get() || !self.may_take(ROOM_FOR_ROUND) {
+        if self.in_round.get() || self.round_waits() || !self.may_take(ROOM_FOR_ROUND) {
             return;
         }
         let interruptions = self.interruptions.get();
@@ -35,7 +35,7 @@ impl World<'_> {
     /// Prunes until so many bytes are held, in 32nds of what is held now beyond the least.
     pub fn prune_to(&self, thread: usize) {
         let part = u64::from(self.bytes.next() % 33);
-        if self.in_round.get() || !self.may_take(ROOM_FOR_ROUND) {
+        if self.in_round.get() || self.round_waits() || !self.may_take(ROOM_FOR_ROUND) {
             return;
         }
         self.in_round.set(true);
