@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 from trial import ROOT, Copy  # noqa: E402
 
 FILES = ["budget.rs", "sequence.rs", "chain.rs", "slab.rs", "superblocks.rs", "reclaim.rs", "directory/mod.rs",
-         "directory/segment.rs"]
+         "directory/segment.rs", "directory/bucket.rs", "directory/near.rs"]
 WEAKER = {"AcqRel": ["Acquire", "Release"], "Acquire": ["Relaxed"], "Release": ["Relaxed"]}
 SECONDS = 900
 CHOICE = """

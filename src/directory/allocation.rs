@@ -2,7 +2,8 @@
 //!
 //! A pointer to a segment says how many buckets there are, so that a look-up finds the bucket without the header's line.
 
-use super::segment::{Bucket, Header, Segment, home};
+use super::bucket::Bucket;
+use super::segment::{Header, Segment, home};
 use crossbeam_epoch::{Owned, Pointable, Pointer, Shared};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr;

@@ -16,8 +16,10 @@
 //! The directory knows nothing of rows: a caller's closure says whether the row at an index has the key it means.
 
 mod allocation;
+pub(crate) mod bucket;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+mod near;
 pub(crate) mod segment;
 mod shape;
 
@@ -25,9 +27,10 @@ use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
+use bucket::{TOMBSTONE, row_word};
 use crossbeam_epoch::{Guard, Pointer, Shared};
-pub(crate) use segment::{AtHome, Near};
-use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment, TOMBSTONE, row_word};
+pub(crate) use near::{AtHome, Near};
+use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment};
 pub(crate) use shape::{Misshapen, Shape};
 use std::sync::Arc;
 
@@ -347,7 +350,11 @@ impl Directory {
         let node = Box::into_raw(Box::new(Node { slots: std::array::from_fn(half) }));
         reach(Point::SlotDeepening);
         // Release: publishes the node. Pairs with the Acquire in `place`.
-        if place.slot.compare_exchange(place.there, pointer_to(node), Ordering::Release, Ordering::Relaxed, guard).is_ok() {
+        if place
+            .slot
+            .compare_exchange(place.there, pointer_to(node), Ordering::Release, Ordering::Relaxed, guard)
+            .is_ok()
+        {
             *used += NODE_BYTES;
             self.bytes.fetch_add(NODE_BYTES, Ordering::Relaxed);
         } else {

@@ -1,18 +1,13 @@
 //! One segment: the row words of all keys whose tags share a prefix.
 
 use super::Probe;
-use super::allocation::{allocate, home_bucket};
+use super::allocation::allocate;
+use super::bucket::{BUCKET_SLOTS, Bucket, EMPTY, FROZEN, TOMBSTONE, index_of, tag_of};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::rowcopy;
-use crate::sync::{Atomic, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Atomic, AtomicU32, Ordering};
 use crossbeam_epoch::{Guard, Owned, Shared};
 
-/// Row words of one cache line.
-#[cfg(not(any(loom, shuttle, fuzzing)))]
-const BUCKET_SLOTS: usize = 8;
-#[cfg(any(loom, shuttle, fuzzing))]
-const BUCKET_SLOTS: usize = 2;
 /// Bits of the tag that choose the bucket. The bits above choose the segment, so a segment's depth ends at 32 less this.
 #[cfg(not(fuzzing))]
 const BUCKET_BITS: u32 = 14;
@@ -35,43 +30,11 @@ const LOAD: std::ops::Range<usize> = 44..54;
 #[cfg(any(loom, shuttle, fuzzing))]
 const LOAD: std::ops::Range<usize> = 46..55;
 
-/// Set on every row word of a segment that is being replaced: nothing changes in it any more.
-pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
-/// A slot that was never used. Slots never return to it, see [`Segment::insert`].
-pub(super) const EMPTY: u64 = 0;
-/// A slot whose row has gone. Cleared away when the segment is rebuilt.
-pub(super) const TOMBSTONE: u64 = 1 << 32;
-
-/// `[tag: 32 | frozen: 1 | index: 31]`.
-#[inline]
-pub(crate) fn row_word(tag: u32, index: ChunkIndex) -> u64 {
-    u64::from(tag) << 32 | u64::from(index.raw())
-}
-
-#[inline]
-fn index_of(word: u64) -> Option<ChunkIndex> {
-    ChunkIndex::from_raw((word & !FROZEN) as u32)
-}
-
-#[inline]
-fn tag_of(word: u64) -> u32 {
-    (word >> 32) as u32
-}
-
-/// The row that a word names, if it is one of this tag.
-#[inline]
-fn row_of(word: u64, tag: u32) -> Option<ChunkIndex> {
-    index_of(word).filter(|_| tag_of(word) == tag)
-}
-
 /// The bucket where the search for a tag begins, of so many.
 #[inline]
 pub(super) fn home(tag: u32, buckets: usize) -> usize {
     ((tag as usize & ((1 << BUCKET_BITS) - 1)) * buckets) >> BUCKET_BITS
 }
-
-#[repr(align(64))]
-pub(super) struct Bucket([AtomicU64; BUCKET_SLOTS]);
 
 /// What a segment has besides its words.
 #[repr(align(64))]
@@ -103,109 +66,6 @@ pub(crate) struct Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         self.buckets.iter().flat_map(|bucket| &bucket.0).for_each(|slot| slot.store(!0 >> 2, Ordering::Relaxed));
-    }
-}
-
-/// Where the words of a tag begin, in a segment that may have been replaced.
-#[derive(Clone, Copy)]
-pub(crate) struct Near<'g> {
-    segment: Shared<'g, Segment>,
-    home: &'g Bucket,
-}
-
-/// What there is of a tag in the bucket where its words begin.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum AtHome {
-    /// A row, the first there is.
-    Row(ChunkIndex),
-    /// No row.
-    Nothing,
-    /// Not known: the words go on in other buckets, or the segment is being replaced.
-    Elsewhere,
-}
-
-impl<'g> Near<'g> {
-    /// Asks the processor for the bucket where a tag's words begin.
-    ///
-    /// # Safety
-    /// As of [`home_bucket`].
-    #[inline]
-    pub(super) unsafe fn new(segment: Shared<'g, Segment>, tag: u32) -> Near<'g> {
-        // SAFETY: the caller's.
-        let home = unsafe { home_bucket(segment, tag) };
-        rowcopy::prefetch((&raw const *home).cast());
-        Near { segment, home }
-    }
-
-    /// What a look into one bucket tells. Words that are not frozen are the directory's own at this moment: all of a
-    /// segment is frozen before it is replaced.
-    #[inline]
-    pub(crate) fn at_home(&self, tag: u32) -> AtHome {
-        let Some(slot) = self.home.0.get(self.home.first(tag)) else {
-            // Relaxed: no record is looked at. A row that was entered into a successor before this look-up began was
-            // entered after this slot was frozen, so this sees it frozen.
-            let last = self.home.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed);
-            return if last == EMPTY { AtHome::Nothing } else { AtHome::Elsewhere };
-        };
-        // Acquire: as in `Segment::find`. What is left is below `FROZEN` if the tag is this one and the word not frozen.
-        match slot.load(Ordering::Acquire) ^ u64::from(tag) << 32 {
-            index if index < FROZEN => ChunkIndex::from_raw(index as u32).map_or(AtHome::Elsewhere, AtHome::Row),
-            _ => AtHome::Elsewhere,
-        }
-    }
-
-    /// Asks the processor for what [`elsewhere`](Self::elsewhere) reads first.
-    pub(crate) fn ask_elsewhere(&self) {
-        rowcopy::prefetch((&raw const *self.home).wrapping_add(1).cast());
-        rowcopy::prefetch((&raw const *self.home).wrapping_add(2).cast());
-        rowcopy::prefetch(super::allocation::start(self.segment));
-    }
-
-    /// A row of this tag, the first there is, wherever it is. If the segment is replaced meanwhile, what it was then: a row
-    /// that has moved since, or gone, is not live any more under its index, and one that is new came after the look-up began.
-    #[inline(never)]
-    pub(crate) fn elsewhere(&self, tag: u32, guard: &'g Guard) -> Option<ChunkIndex> {
-        // SAFETY: as in `new`.
-        let segment = unsafe { self.segment.deref() }.newest(tag, guard);
-        for bucket in segment.probed(tag) {
-            for slot in &bucket.0[bucket.first(tag)..] {
-                // Acquire: as in `find`.
-                if let Some(index) = row_of(slot.load(Ordering::Acquire), tag) {
-                    return Some(index);
-                }
-            }
-            if bucket.ends() {
-                return None;
-            }
-        }
-        None
-    }
-}
-
-impl Bucket {
-    pub(super) fn empty() -> Bucket {
-        Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY)))
-    }
-
-    /// The first slot with this tag, the bucket's end if there is none. Which it is costs no branch.
-    #[inline]
-    fn first(&self, tag: u32) -> usize {
-        // The slot is read again.
-        (rowcopy::upper_halves(&self.0, tag) | 1 << BUCKET_SLOTS).trailing_zeros() as usize
-    }
-
-    /// Whether every slot is used and none has this tag: a search for it goes on behind this bucket.
-    #[inline]
-    fn is_of_others(&self, tag: u32) -> bool {
-        // Acquire: pairs with the Release in `insert`. Whoever took the last slot had seen, and so this thread sees from
-        // here on, what took the slots before it.
-        self.0[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN != EMPTY && self.first(tag) == BUCKET_SLOTS
-    }
-
-    /// Whether no search goes on behind this bucket.
-    #[inline]
-    fn ends(&self) -> bool {
-        self.0[BUCKET_SLOTS - 1].load(Ordering::Relaxed) & !FROZEN == EMPTY
     }
 }
 
@@ -290,7 +150,7 @@ impl Segment {
 
     /// All buckets in the order in which `tag` probes them.
     #[inline]
-    fn probed(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
+    pub(super) fn probed(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
         let (before, from) = self.buckets.split_at(home(tag, self.buckets.len()));
         from.iter().chain(before)
     }
@@ -538,7 +398,13 @@ impl Segment {
         let bytes = lower.bytes() + unsafe { upper.as_ref() }.map_or(0, Segment::bytes);
         reach(Point::SuccessorBuilt);
         // Release: publishes the new segments with all their words. Pairs with the Acquire in `replacement`.
-        match self.header.replacement.compare_exchange(Shared::null(), lower, Ordering::Release, Ordering::Relaxed, guard) {
+        match self.header.replacement.compare_exchange(
+            Shared::null(),
+            lower,
+            Ordering::Release,
+            Ordering::Relaxed,
+            guard,
+        ) {
             Ok(_) => Some(bytes),
             Err(_) => {
                 if !upper.is_null() {

@@ -128,7 +128,10 @@ fn no_slot_leads_through_a_retired_lower_half() {
     // The lower half is retired now. A thread that pins from here on must not come to it, on its way to either half.
     for slot in 0..64 {
         let there = directory.place(slot << 26, guard).there;
-        assert!(!std::ptr::eq(allocation::start(there), (&raw const *root).cast()), "slot {slot} leads through the retired lower half");
+        assert!(
+            !std::ptr::eq(allocation::start(there), (&raw const *root).cast()),
+            "slot {slot} leads through the retired lower half"
+        );
     }
     directory.settle(root, &mut 0, guard);
 }

@@ -1,7 +1,8 @@
 //! The directory.
 
 use super::*;
-use crate::directory::segment::{Insert, Segment, row_word};
+use crate::directory::bucket::row_word;
+use crate::directory::segment::{Insert, Segment};
 use crate::directory::{AtHome, Directory, Inserted, Probe};
 
 /// Tags that begin with a 0 and with a 1 bit, so that a split parts them.
@@ -62,7 +63,7 @@ fn directory_an_insert_sees_all_of_a_bucket_that_is_full() {
         let rows = [(1 << 13, 21), (1 << 13, 31), (1 << 13, 41)].map(|(tag, raw)| row_word(tag, index(raw)));
         let segment = Segment::new(0, 0, &rows).into_shared(no_guard());
         // SAFETY: dropped below, when the other thread has ended.
-        let shared = unsafe { &*segment.as_raw() };
+        let shared: &'static Segment = unsafe { segment.deref() };
         let thread = spawn(move || {
             let first = shared.insert(row_word(1, index(11)), probe(1));
             // Takes the last slot of the bucket, or of the next.
@@ -222,6 +223,23 @@ fn directory_a_row_is_found_while_a_node_takes_a_segments_place() {
         let _their_guard = thread.join().unwrap();
         assert_eq!(directory.find(LOW | quarter, &guard, probe(4)), Some(index(41)));
         assert_eq!(directory.find(LOW, &guard, probe(1)), Some(index(11)));
+    });
+}
+
+/// What a thread has done before it looks is in a successor that the slots may not lead to yet.
+#[test]
+fn directory_stages_find_what_their_own_thread_has_just_entered_and_moved() {
+    explore("directory: insert, relocate and stages, insert and split", 2, || {
+        let (_, directory) = directory(&FULL);
+        let [guard, their_guard] = pins();
+        let thread = beside(&directory, their_guard, |directory, guard| {
+            directory.insert(LOW, index(11), guard, probe(1)).unwrap()
+        });
+        assert!(directory.relocate(HIGH, index(31), index(32), &guard));
+        assert_eq!(in_stages(&directory, HIGH, &guard), Some(index(32)));
+        directory.insert(HIGH | 1 << 13, index(51), &guard, probe(5)).unwrap();
+        assert_eq!(in_stages(&directory, HIGH | 1 << 13, &guard), Some(index(51)));
+        let _their_guard = thread.join().unwrap();
     });
 }
 
