@@ -48,32 +48,38 @@ impl Pointable for Segment {
             handle_alloc_error(layout);
         }
         // SAFETY: of that layout, and nobody else's.
-        unsafe {
-            address.cast::<Header>().write(header);
-            let first = address.add(size_of::<Header>()).cast::<Bucket>();
-            (0..buckets).for_each(|bucket| first.add(bucket).write(Bucket::empty()));
+        unsafe { address.cast::<Header>().write(header) };
+        let first = address.wrapping_add(size_of::<Header>()).cast::<Bucket>();
+        for bucket in 0..buckets {
+            // SAFETY: of that layout, and nobody else's.
+            unsafe { first.wrapping_add(bucket).write(Bucket::empty()) };
         }
         address.expose_provenance()
     }
 
     unsafe fn deref<'a>(address: usize) -> &'a Segment {
         // SAFETY: the caller's: made by `init`.
-        unsafe { &*whole(address) }
+        let segment = unsafe { whole(address) };
+        // SAFETY: the caller's.
+        unsafe { &*segment }
     }
 
     unsafe fn deref_mut<'a>(address: usize) -> &'a mut Segment {
-        // SAFETY: the caller's: made by `init`, and nobody else's.
-        unsafe { &mut *whole(address).cast_mut() }
+        // SAFETY: the caller's: made by `init`.
+        let segment = unsafe { whole(address) }.cast_mut();
+        // SAFETY: the caller's: nobody else's.
+        unsafe { &mut *segment }
     }
 
     unsafe fn drop(address: usize) {
-        // SAFETY: the caller's: made by `init`, and nobody else's.
-        unsafe {
-            let segment = whole(address).cast_mut();
-            let layout = layout((*segment).header.buckets as usize);
-            ptr::drop_in_place(segment);
-            dealloc(segment.cast(), layout);
-        }
+        // SAFETY: the caller's: made by `init`.
+        let segment = unsafe { whole(address) }.cast_mut();
+        // SAFETY: as above.
+        let layout = layout(unsafe { (*segment).header.buckets } as usize);
+        // SAFETY: the caller's: nobody else's, and not used after this.
+        unsafe { ptr::drop_in_place(segment) };
+        // SAFETY: allocated with that layout in `init`.
+        unsafe { dealloc(segment.cast(), layout) };
     }
 }
 
@@ -95,8 +101,9 @@ pub(super) unsafe fn home_bucket<'g>(segment: Shared<'g, Segment>, tag: u32) -> 
         buckets => buckets,
     };
     let header = start(segment).cast::<Header>();
+    let bucket = header.wrapping_add(1).cast::<Bucket>().wrapping_add(home(tag, buckets));
     // SAFETY: the home is one of the buckets, which are behind the header and only ever shared.
-    unsafe { &*header.add(1).cast::<Bucket>().add(home(tag, buckets)) }
+    unsafe { &*bucket }
 }
 
 /// The first byte of the segment that a pointer leads to.
