@@ -82,9 +82,7 @@ impl Inner {
             self.move_price(true);
         }
         let mut report = PruneReport::default();
-        // What is free may be of no use at all: then as much as fills a superblock goes, unless that only waits for readers.
-        let least = if pressed { self.superblocks.bytes_each().saturating_sub(self.retired_bytes()) } else { 0 };
-        let wanted = self.wanted_bytes().max(least);
+        let wanted = self.wanted_bytes();
         let cut = if wanted > 0 { self.cut_for(wanted, &mut scratch) } else { Cut::NOTHING };
         // Only now, so that what was measured and what is compared with it are in the same units.
         let factor = self.begin_units();
@@ -222,9 +220,7 @@ impl Inner {
     /// order it would be left out, and a round would take chunks for room that there is.
     fn free_bytes(&self) -> u64 {
         let retired = self.budget.awaiting() + self.slabs.retired_bytes();
-        // A room that no superblock fits in holds no record.
-        let room = self.budget.room() / self.superblocks.bytes_each() * self.superblocks.bytes_each();
-        let room = room + self.superblocks.kept_bytes();
+        let room = self.budget.room() + self.superblocks.kept_bytes();
         retired + room + self.slabs.free_bytes()
     }
 
