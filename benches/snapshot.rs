@@ -23,6 +23,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 const BATCH: usize = 8192;
 
 struct Args {
+    /// Snapshots beside training, snapshots by themselves, or both.
+    part: String,
     dim: usize,
     chunk: usize,
     budget: u64,
@@ -33,9 +35,11 @@ struct Args {
 
 impl Args {
     fn parse() -> Outcome<Args> {
-        let mut args = Args { dim: 16, chunk: 4, budget: 256, steps: 300, repetitions: 5, dir: None };
+        let mut args =
+            Args { part: "all".into(), dim: 16, chunk: 4, budget: 256, steps: 300, repetitions: 5, dir: None };
         options::each(|name, value| {
             match name {
+                "--part" => args.part = value.into(),
                 "--dim" => args.dim = value.parse()?,
                 "--chunk" => args.chunk = value.parse()?,
                 "--budget" => args.budget = value.parse()?,
@@ -158,10 +162,27 @@ fn load(directory: &Directory) -> Outcome<f64> {
     let manifest = snapshot.manifest();
     let mut restore = Store::restore(manifest.store.clone(), manifest.tables.clone(), manifest, &snapshot.sections()?)?;
     let (mut blocks, mut block) = (snapshot.blocks(), RowBlock::default());
-    while blocks.next(&mut block)? {
+    let (mut t1, mut t2) = (0.0, 0.0);
+    let t0 = begin.elapsed().as_secs_f64();
+    loop {
+        let b = Instant::now();
+        if !blocks.next(&mut block)? {
+            break;
+        }
+        t1 += b.elapsed().as_secs_f64();
+        let b = Instant::now();
         restore.rows(&block)?;
+        t2 += b.elapsed().as_secs_f64();
     }
+    let b = Instant::now();
     let store = restore.finish()?;
+    println!(
+        "begin {:.1} ms read {:.1} rows {:.1} finish {:.1}",
+        t0 * 1e3,
+        t1 * 1e3,
+        t2 * 1e3,
+        b.elapsed().as_secs_f64() * 1e3
+    );
     let seconds = begin.elapsed().as_secs_f64();
     assert!(store.stats().rows > 0);
     Ok(seconds)
@@ -193,13 +214,24 @@ fn main() -> Outcome<()> {
     for _ in 0..args.steps {
         trainer.step()?;
     }
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..args.repetitions {
-        alone.push(turn(&mut trainer, args.steps, None)?);
-        beside.push(turn(&mut trainer, args.steps, Some(&directory))?);
-    }
     let stats = trainer.store.stats();
     println!("{} rows, {} MiB held, {} MiB live", stats.rows, stats.held >> 20, stats.live >> 20);
+    if args.part != "alone" {
+        beside(&args, &mut trainer, &directory)?;
+    }
+    if args.part != "beside" {
+        by_itself(&args, &trainer, &directory, dir)?;
+    }
+    Ok(())
+}
+
+/// Training alone and beside snapshots, in turns.
+fn beside(args: &Args, trainer: &mut Trainer, directory: &Directory) -> Outcome<()> {
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..args.repetitions {
+        alone.push(turn(trainer, args.steps, None)?);
+        beside.push(turn(trainer, args.steps, Some(directory))?);
+    }
     let mut ratio = |what: &str, of: &dyn Fn(&mut Turn) -> f64| {
         let ratios: Vec<f64> =
             alone.iter_mut().zip(&mut beside).map(|(alone, beside)| of(beside) / of(alone)).collect();
@@ -209,7 +241,7 @@ fn main() -> Outcome<()> {
     ratio("step, 99th percentile", &|turn| turn.percentile(0.99));
     ratio("steps a second", &|turn| turn.times.len() as f64 / turn.total());
     let extra = alone.iter().zip(&beside).map(|(alone, beside)| beside.resident.saturating_sub(alone.resident) as f64);
-    println!("memory: {:.1} % of the store more", 100.0 * median(extra.collect()) / stats.held as f64);
+    println!("memory: {:.1} % of the store more", 100.0 * median(extra.collect()) / trainer.store.stats().held as f64);
     println!("beginning: {:.2} ms at most", 1e3 * beside.iter().map(|turn| turn.begin).fold(0.0, f64::max));
     println!("waits for room: {}", beside.iter().map(|turn| turn.stalls).max().unwrap_or(0));
     let saved: Vec<(u64, f64)> = beside.iter().flat_map(|turn| turn.saved.clone()).collect();
@@ -218,14 +250,19 @@ fn main() -> Outcome<()> {
         saved.len(),
         median(saved.iter().map(|saved| saved.0 as f64 / saved.1 / 1e6).collect())
     );
+    Ok(())
+}
+
+/// Saving and loading while nobody trains, in turns with dd.
+fn by_itself(args: &Args, trainer: &Trainer, directory: &Directory, dir: &Path) -> Outcome<()> {
     let (mut saves, mut writes, mut loads, mut reads) = (vec![], vec![], vec![], vec![]);
     let (plain, mut bytes) = (dir.join("plain"), 0);
     for _ in 0..args.repetitions {
-        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, &directory)?;
+        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, directory)?;
         bytes = saved.bytes;
         saves.push(saved.seconds);
         writes.push(seconds(|| disk::dd_write(&plain, bytes))?);
-        loads.push(load(&directory)?);
+        loads.push(load(directory)?);
         reads.push(seconds(|| disk::dd_read(&plain))?);
         std::fs::remove_dir_all(&plain)?;
     }

@@ -1,5 +1,6 @@
 //! The store: tables over shared slabs, under one budget, with one policy.
 
+mod adder;
 mod check;
 mod clock;
 mod compact;

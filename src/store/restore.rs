@@ -1,23 +1,13 @@
 //! Making a store from a snapshot: exactly as it was, or with other settings.
 
-use super::rechunk::{NewRow, Rechunk};
+use super::adder::Adder;
+use super::rechunk::Rechunk;
 use super::state::{Sections, figures_of};
-use super::table::{Table, bump};
 use super::{Inner, Store};
-use crate::chain::NewChunk;
 use crate::config::{Policy, StoreConfig, TableConfig};
-use crate::directory::{Directory, Inserted, Misshapen, Shape};
-use crate::hash::tag;
-use crate::id::ChunkIndex;
-use crate::reclaim::Magazines;
+use crate::directory::{Directory, Misshapen, Shape};
 use crate::snapshot::{Manifest, RowBlock, RowRef, Section, SnapshotError};
-use crate::superblocks::AllocError;
 use std::sync::Arc;
-
-/// Times that room is made for one row.
-const ATTEMPTS: usize = 8;
-/// Of the budget, what is pruned at a time where a snapshot has more than there is room for: a 64th.
-const PRUNED_SHARE: u64 = 64;
 
 /// A store that is being made from a snapshot, from [`Store::restore`].
 pub struct Restore {
@@ -30,6 +20,8 @@ pub struct Restore {
     /// Chunks of less importance stay out.
     floor: f32,
     left_out: u64,
+    /// A block's rows in chunks of the store's size.
+    converted: RowBlock,
 }
 
 /// What makes a store exactly what it was.
@@ -39,7 +31,7 @@ struct Exact {
     figures: Vec<[u64; 9]>,
 }
 
-fn refuse<T>(what: String) -> Result<T, SnapshotError> {
+pub(super) fn refuse<T>(what: String) -> Result<T, SnapshotError> {
     Err(SnapshotError::Other(what))
 }
 
@@ -91,7 +83,15 @@ impl Restore {
             saved.push((theirs.clone(), rechunk));
         }
         let exact = if exactly { Some(Exact::read(&mut inner, sections)?) } else { None };
-        Ok(Restore { inner, saved, step: manifest.step, exact, floor: 0.0, left_out: 0 })
+        Ok(Restore {
+            inner,
+            saved,
+            step: manifest.step,
+            exact,
+            floor: 0.0,
+            left_out: 0,
+            converted: RowBlock::default(),
+        })
     }
 
     /// Adds rows, as a snapshot's reader hands them out: each key once, in any order.
@@ -113,28 +113,18 @@ impl Restore {
         if !is_whole {
             return refuse(format!("a block of table `{}` is not of its shape", saved.name()));
         }
-        let mut adder = Adder {
-            inner: &self.inner,
-            table,
-            magazines: Magazines::new(&self.inner.slabs),
-            may_prune: !(self.exact.is_some() && self.inner.config.deterministic)
-                && matches!(self.inner.config.policy, Policy::Fiited(_)),
-            floor: self.floor,
-            left_out: 0,
-            kept: Vec::new(),
-            records: Vec::new(),
-        };
-        let (mut new, mut scratch) = (NewRow::default(), Vec::new());
-        for row in block.rows(saved) {
-            check_row(saved, &row)?;
-            let hash = table.hash(row.key);
-            new.clear();
-            match rechunk {
-                Some(rechunk) => rechunk.convert(table, hash, &row, &mut scratch, &mut new),
-                None => new.take(&row, table.layout.chunk, saved.chunk_state()),
+        block.rows(saved).try_for_each(|row| check_row(saved, &row))?;
+        let rows = match rechunk {
+            Some(rechunk) => {
+                rechunk.convert(table, block, saved, &mut self.converted);
+                &self.converted
             }
-            adder.add(hash, row.row_state.first().copied().unwrap_or(0.0), &new)?;
-        }
+            None => block,
+        };
+        let may_prune = !(self.exact.is_some() && self.inner.config.deterministic)
+            && matches!(self.inner.config.policy, Policy::Fiited(_));
+        let mut adder = Adder::new(&self.inner, table, may_prune, self.floor);
+        adder.add(rows)?;
         (self.floor, self.left_out) = (adder.floor, self.left_out + adder.left_out);
         Ok(())
     }
@@ -252,134 +242,4 @@ fn check_row(table: &TableConfig, row: &RowRef<'_>) -> Result<(), SnapshotError>
         return Ok(());
     }
     refuse(format!("the row of key {} of table `{}` cannot be one: chunks {ordinals:?}", row.key, table.name()))
-}
-
-/// Enters rows of one table.
-struct Adder<'i> {
-    inner: &'i Inner,
-    table: &'i Table,
-    magazines: Magazines<'i>,
-    /// Whether what is least important may go to make room.
-    may_prune: bool,
-    floor: f32,
-    left_out: u64,
-    /// The positions of a row's chunks that are entered, and their records.
-    kept: Vec<usize>,
-    records: Vec<ChunkIndex>,
-}
-
-impl Adder<'_> {
-    fn add(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<(), SnapshotError> {
-        let per_unit = self.table.scale().max(f32::MIN_POSITIVE).recip();
-        for _ in 0..ATTEMPTS {
-            let floor = self.floor;
-            let important = |&position: &usize| row.infos[position].utility * per_unit >= floor;
-            self.kept.clear();
-            self.kept.extend((0..row.infos.len()).filter(important));
-            if self.kept.is_empty() {
-                self.left_out += row.infos.len() as u64;
-                return Ok(());
-            }
-            let entered = match self.alloc() {
-                Ok(()) => self.enter(hash, row_state, row)?,
-                Err(error) => Err(error),
-            };
-            match entered {
-                Ok(()) => {
-                    self.left_out += (row.infos.len() - self.kept.len()) as u64;
-                    return Ok(());
-                }
-                Err(error) if !self.may_prune => return refuse(no_room(self.table, error)),
-                Err(_) => self.make_room(),
-            }
-        }
-        self.left_out += row.infos.len() as u64;
-        Ok(())
-    }
-
-    /// Records for a row's head and for its further chunks; all or none.
-    fn alloc(&mut self) -> Result<(), AllocError> {
-        let guard = self.inner.reclaimer.pin();
-        self.records.clear();
-        for position in 0..self.kept.len() {
-            match self.magazines.alloc(self.slab_of(position), &guard) {
-                Ok(record) => self.records.push(record),
-                Err(error) => {
-                    self.free();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The slab of a row's chunk at a position: the first is in the head.
-    fn slab_of(&self, position: usize) -> usize {
-        if position == 0 { self.table.heads } else { self.table.tails }
-    }
-
-    fn free(&mut self) {
-        for (position, record) in std::mem::take(&mut self.records).into_iter().enumerate() {
-            self.magazines.free(self.slab_of(position), record);
-        }
-    }
-
-    /// Takes what is least important of what is there.
-    fn make_room(&mut self) {
-        // What is left in magazines would keep superblocks from being given back.
-        self.magazines = Magazines::new(&self.inner.slabs);
-        if let Some(threshold) = self.inner.prune_by(self.inner.budget.limit() / PRUNED_SHARE) {
-            self.floor = self.floor.max(threshold);
-        }
-    }
-
-    /// Enters a row in records of its own, or frees these again if its directory has no room.
-    fn enter(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<Result<(), AllocError>, SnapshotError> {
-        let (table, guard) = (self.table, self.inner.reclaimer.pin());
-        let chains = table.chains(&self.inner.slabs);
-        let words = table.layout.payload_words();
-        let chunk = |position: usize| NewChunk {
-            info: row.infos[position],
-            payload: &row.payload[position * words..(position + 1) * words],
-        };
-        let (kept, head) = (&self.kept, self.records[0]);
-        chains.init_head(head, hash, row_state, &chunk(kept[0]));
-        for (&position, &tail) in kept.iter().zip(&self.records).skip(1) {
-            chains.grow_unpublished(head, tail, &chunk(position));
-        }
-        let entered = table.directory.insert(tag(hash), head, &guard, |other| chains.probe(other, hash));
-        match entered {
-            Ok(Inserted::Done) => {}
-            Ok(Inserted::Exists(_)) => {
-                return refuse(format!(
-                    "key {} of table `{}` is there twice",
-                    table.row_key(hash),
-                    table.config.name()
-                ));
-            }
-            Err(error) => {
-                chains.discard_head(head);
-                self.free();
-                return Ok(Err(AllocError::OverBudget(error)));
-            }
-        }
-        if let Ok(mut claim) = chains.look(head) {
-            claim.clean();
-        }
-        table.count_row(0, kept.len());
-        bump(&table.counters.admitted, 1);
-        bump(&table.counters.grown, kept.len() as u64 - 1);
-        Ok(Ok(()))
-    }
-}
-
-fn no_room(table: &Table, error: AllocError) -> String {
-    let name = table.config.name();
-    match error {
-        AllocError::OverBudget(over) => format!(
-            "the budget of {} bytes has no room for all rows of the snapshot (at table `{name}`); raise it, or restore with Policy::Fiited, which leaves out what matters least",
-            over.limit
-        ),
-        AllocError::IndexSpace => format!("all chunk indices are in use at table `{name}`; use a larger chunk"),
-    }
 }
