@@ -13,7 +13,7 @@ mod disk;
 #[path = "support/options.rs"]
 mod options;
 
-use dimslab::snapshot::{Directory, RowBlock};
+use dimslab::snapshot::Directory;
 use dimslab::{LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -161,28 +161,8 @@ fn load(directory: &Directory) -> Outcome<f64> {
     let snapshot = directory.open_latest()?.ok_or("no snapshot")?;
     let manifest = snapshot.manifest();
     let mut restore = Store::restore(manifest.store.clone(), manifest.tables.clone(), manifest, &snapshot.sections()?)?;
-    let (mut blocks, mut block) = (snapshot.blocks(), RowBlock::default());
-    let (mut t1, mut t2) = (0.0, 0.0);
-    let t0 = begin.elapsed().as_secs_f64();
-    loop {
-        let b = Instant::now();
-        if !blocks.next(&mut block)? {
-            break;
-        }
-        t1 += b.elapsed().as_secs_f64();
-        let b = Instant::now();
-        restore.rows(&block)?;
-        t2 += b.elapsed().as_secs_f64();
-    }
-    let b = Instant::now();
+    restore.blocks(snapshot.blocks())?;
     let store = restore.finish()?;
-    println!(
-        "begin {:.1} ms read {:.1} rows {:.1} finish {:.1}",
-        t0 * 1e3,
-        t1 * 1e3,
-        t2 * 1e3,
-        b.elapsed().as_secs_f64() * 1e3
-    );
     let seconds = begin.elapsed().as_secs_f64();
     assert!(store.stats().rows > 0);
     Ok(seconds)

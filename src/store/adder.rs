@@ -19,13 +19,27 @@ const ATTEMPTS: usize = 8;
 /// Of the budget, what is pruned at a time where a snapshot has more than there is room for: a 64th.
 const PRUNED_SHARE: u64 = 64;
 
+/// What is done where there is no room for a row.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum NoRoom {
+    /// That row and those after it are left to the caller. No superblocks are added either: what is missing may be in the
+    /// hands of another thread that enters rows.
+    Stop,
+    /// It is an error.
+    Refuse,
+    /// What is least important goes.
+    Prune,
+}
+
+/// Why there is no room: none in the budget, or, where no superblock may be added, none in those that are there.
+type Missing = Option<AllocError>;
+
 /// Enters rows of one table.
 pub(super) struct Adder<'i> {
     inner: &'i Inner,
     table: &'i Table,
     magazines: Magazines<'i>,
-    /// Whether what is least important may go to make room.
-    may_prune: bool,
+    no_room: NoRoom,
     /// Chunks of less importance stay out.
     pub(super) floor: f32,
     /// Chunks that stayed out.
@@ -38,28 +52,30 @@ pub(super) struct Adder<'i> {
 }
 
 impl<'i> Adder<'i> {
-    pub(super) fn new(inner: &'i Inner, table: &'i Table, may_prune: bool, floor: f32) -> Adder<'i> {
+    pub(super) fn new(inner: &'i Inner, table: &'i Table, no_room: NoRoom, floor: f32) -> Adder<'i> {
         let magazines = Magazines::new(&inner.slabs);
         let uncounted = vec![0; table.layout.chunks + 1];
         let (kept, records) = (Vec::new(), Vec::new());
-        Adder { inner, table, magazines, may_prune, floor, left_out: 0, kept, records, uncounted }
+        Adder { inner, table, magazines, no_room, floor, left_out: 0, kept, records, uncounted }
     }
 
-    /// Enters rows that are of the table's shape.
-    pub(super) fn add(&mut self, block: &RowBlock) -> Result<(), SnapshotError> {
+    /// Enters rows that are of the table's shape. Returns how many: all, or those before the one for which there was no room.
+    pub(super) fn add(&mut self, block: &RowBlock) -> Result<usize, SnapshotError> {
         let mut rows = block.rows(&self.table.config).map(|row| (self.table.hash(row.key), row));
         let mut group = Vec::with_capacity(ROWS_AT_ONCE);
+        let mut added = 0;
         loop {
             group.extend(rows.by_ref().take(ROWS_AT_ONCE));
-            if group.is_empty() {
-                return Ok(());
+            let of_group = self.add_group(&group)?;
+            added += of_group;
+            if group.is_empty() || of_group < group.len() {
+                return Ok(added);
             }
-            self.add_group(&group)?;
             group.clear();
         }
     }
 
-    fn add_group(&mut self, group: &[(u64, RowRef<'_>)]) -> Result<(), SnapshotError> {
+    fn add_group(&mut self, group: &[(u64, RowRef<'_>)]) -> Result<usize, SnapshotError> {
         let (inner, directory) = (self.inner, &self.table.directory);
         let mut guard = inner.reclaimer.pin();
         let mut arrivals = [None; ROWS_AT_ONCE];
@@ -69,11 +85,13 @@ impl<'i> Adder<'i> {
         for (arrival, (hash, _)) in arrivals.iter().flatten().zip(group) {
             arrival.bucket(tag(*hash), &guard);
         }
-        for (hash, row) in group {
+        for (position, (hash, row)) in group.iter().enumerate() {
             let mut attempts = 0;
             while let Err(error) = self.enter(*hash, row, &guard)? {
-                if !self.may_prune {
-                    return refuse(no_room(self.table, error));
+                match self.no_room {
+                    NoRoom::Stop => return Ok(position),
+                    NoRoom::Refuse => return refuse(no_room(self.table, error)),
+                    NoRoom::Prune => {}
                 }
                 attempts += 1;
                 if attempts == ATTEMPTS {
@@ -86,11 +104,11 @@ impl<'i> Adder<'i> {
                 guard = inner.reclaimer.pin();
             }
         }
-        Ok(())
+        Ok(group.len())
     }
 
     /// Enters a row without the chunks that matter too little, or nothing of it if there is no room.
-    fn enter(&mut self, hash: u64, row: &RowRef<'_>, guard: &Guard) -> Result<Result<(), AllocError>, SnapshotError> {
+    fn enter(&mut self, hash: u64, row: &RowRef<'_>, guard: &Guard) -> Result<Result<(), Missing>, SnapshotError> {
         let (table, chunks) = (self.table, row.ordinals.len());
         self.kept.clear();
         self.kept.extend(0..chunks);
@@ -126,7 +144,7 @@ impl<'i> Adder<'i> {
             Err(error) => {
                 chains.discard_head(head);
                 self.free();
-                return Ok(Err(AllocError::OverBudget(error)));
+                return Ok(Err(Some(AllocError::OverBudget(error))));
             }
         }
         self.uncounted[self.kept.len()] += 1;
@@ -135,10 +153,15 @@ impl<'i> Adder<'i> {
     }
 
     /// Records for a row's head and for its further chunks; all or none.
-    fn alloc(&mut self, guard: &Guard) -> Result<(), AllocError> {
+    fn alloc(&mut self, guard: &Guard) -> Result<(), Missing> {
         self.records.clear();
         for number in 0..self.kept.len() {
-            match self.magazines.alloc(self.slab_of(number), guard) {
+            let slab = self.slab_of(number);
+            let record = match self.no_room {
+                NoRoom::Stop => self.magazines.alloc_existing(slab, guard).ok_or(None),
+                NoRoom::Refuse | NoRoom::Prune => self.magazines.alloc(slab, guard).map_err(Some),
+            };
+            match record {
                 Ok(record) => self.records.push(record),
                 Err(error) => {
                     self.free();
@@ -186,13 +209,14 @@ impl Drop for Adder<'_> {
     }
 }
 
-fn no_room(table: &Table, error: AllocError) -> String {
+fn no_room(table: &Table, missing: Missing) -> String {
     let name = table.config.name();
-    match error {
-        AllocError::OverBudget(over) => format!(
+    match missing {
+        Some(AllocError::OverBudget(over)) => format!(
             "the budget of {} bytes has no room for all rows of the snapshot (at table `{name}`); raise it, or restore with Policy::Fiited, which leaves out what matters least",
             over.limit
         ),
-        AllocError::IndexSpace => format!("all chunk indices are in use at table `{name}`; use a larger chunk"),
+        None => format!("the superblocks that are there have no room for all rows of table `{name}`"),
+        Some(AllocError::IndexSpace) => format!("all chunk indices are in use at table `{name}`; use a larger chunk"),
     }
 }

@@ -1,13 +1,18 @@
 //! Making a store from a snapshot: exactly as it was, or with other settings.
 
-use super::adder::Adder;
+use super::adder::{Adder, NoRoom};
 use super::rechunk::Rechunk;
 use super::state::{Sections, figures_of};
 use super::{Inner, Store};
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::directory::{Directory, Misshapen, Shape};
-use crate::snapshot::{Manifest, RowBlock, RowRef, Section, SnapshotError};
+use crate::snapshot::{Blocks, Manifest, RowBlock, RowRef, Section, SnapshotError};
+use crate::sync::Mutex;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
+
+/// Threads that enter rows. Reading is for one at a time, and takes each a third of its time.
+const THREADS: usize = 3;
 
 /// A store that is being made from a snapshot, from [`Store::restore`].
 pub struct Restore {
@@ -22,6 +27,24 @@ pub struct Restore {
     left_out: u64,
     /// A block's rows in chunks of the store's size.
     converted: RowBlock,
+}
+
+/// What was done with a block.
+struct Entered {
+    /// Rows, the first ones.
+    rows: usize,
+    floor: f32,
+    /// Chunks of those rows that stayed out.
+    left_out: u64,
+}
+
+/// Blocks for several threads.
+struct Stream<'s> {
+    blocks: Blocks<'s>,
+    /// No thread is to take one more.
+    is_over: bool,
+    /// Rows that were taken and for which there was no room.
+    left: Vec<RowBlock>,
 }
 
 /// What makes a store exactly what it was.
@@ -100,6 +123,18 @@ impl Restore {
     /// [`SnapshotError::Other`] if a row cannot be one of the table's, or if there is no room for it and nothing may make
     /// room.
     pub fn rows(&mut self, block: &RowBlock) -> Result<(), SnapshotError> {
+        let prunes = !(self.exact.is_some() && self.inner.config.deterministic)
+            && matches!(self.inner.config.policy, Policy::Fiited(_));
+        let mut converted = std::mem::take(&mut self.converted);
+        let no_room = if prunes { NoRoom::Prune } else { NoRoom::Refuse };
+        let entered = self.enter(block, no_room, &mut converted)?;
+        self.converted = converted;
+        (self.floor, self.left_out) = (entered.floor, self.left_out + entered.left_out);
+        Ok(())
+    }
+
+    /// Checks and enters rows. `converted` is memory for them in other chunks.
+    fn enter(&self, block: &RowBlock, no_room: NoRoom, converted: &mut RowBlock) -> Result<Entered, SnapshotError> {
         let (Some(table), Some((saved, rechunk))) = (self.inner.tables.get(block.table), self.saved.get(block.table))
         else {
             return refuse(format!("a block is of table {}, of {}", block.table, self.inner.tables.len()));
@@ -116,17 +151,71 @@ impl Restore {
         block.rows(saved).try_for_each(|row| check_row(saved, &row))?;
         let rows = match rechunk {
             Some(rechunk) => {
-                rechunk.convert(table, block, saved, &mut self.converted);
-                &self.converted
+                rechunk.convert(table, block, saved, converted);
+                converted
             }
             None => block,
         };
-        let may_prune = !(self.exact.is_some() && self.inner.config.deterministic)
-            && matches!(self.inner.config.policy, Policy::Fiited(_));
-        let mut adder = Adder::new(&self.inner, table, may_prune, self.floor);
-        adder.add(rows)?;
-        (self.floor, self.left_out) = (adder.floor, self.left_out + adder.left_out);
+        let mut adder = Adder::new(&self.inner, table, no_room, self.floor);
+        let entered = adder.add(rows)?;
+        Ok(Entered { rows: entered, floor: adder.floor, left_out: adder.left_out })
+    }
+
+    /// Adds all rows that a snapshot's reader hands out, on several threads where every setting is the snapshot's and there
+    /// are processors for them.
+    ///
+    /// # Errors
+    /// As [`rows`](Restore::rows), and those of the reader.
+    pub fn blocks(&mut self, blocks: Blocks<'_>) -> Result<(), SnapshotError> {
+        // An exact store has all its superblocks from the beginning, and no thread adds one because another holds the last
+        // free records.
+        let most = if self.exact.is_some() { THREADS } else { 1 };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most);
+        let stream = Mutex::new(Stream { blocks, is_over: threads == 1, left: Vec::new() });
+        let this = &*self;
+        let left_out = std::thread::scope(|scope| {
+            let work = || this.add_abreast(&stream);
+            let spawn = |_| std::thread::Builder::new().name("dimslab-loader".to_owned()).spawn_scoped(scope, work);
+            // Where no thread can be had, this one does it all.
+            let others: Vec<_> = (1..threads).filter_map(|number| spawn(number).ok()).collect();
+            let ended = || SnapshotError::Other("a thread that entered rows ended early".to_owned());
+            let join = |other: ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|_| Err(ended()));
+            others.into_iter().map(join).fold(work(), |sum, more| Ok(sum? + more?))
+        })?;
+        self.left_out += left_out;
+        // Where there is not room for all, what is left out or pruned is for one thread to see to.
+        let Stream { mut blocks, left, .. } = stream.into_inner();
+        left.iter().try_for_each(|block| self.rows(block))?;
+        let mut block = RowBlock::default();
+        while blocks.next(&mut block)? {
+            self.rows(&block)?;
+        }
         Ok(())
+    }
+
+    /// Adds blocks beside other threads, until there are no more or there is no room. Returns the chunks that stayed out.
+    fn add_abreast(&self, stream: &Mutex<Stream<'_>>) -> Result<u64, SnapshotError> {
+        let (mut block, mut converted, mut left_out) = (RowBlock::default(), RowBlock::default(), 0);
+        loop {
+            let mut taken = stream.lock();
+            // Over for the others, too, if this fails.
+            if std::mem::replace(&mut taken.is_over, true) || !taken.blocks.next(&mut block)? {
+                return Ok(left_out);
+            }
+            taken.is_over = false;
+            drop(taken);
+            let entered =
+                self.enter(&block, NoRoom::Stop, &mut converted).inspect_err(|_| stream.lock().is_over = true)?;
+            left_out += entered.left_out;
+            if entered.rows < block.keys.len() {
+                let mut left = RowBlock { table: block.table, ..RowBlock::default() };
+                let (saved, _) = &self.saved[block.table];
+                block.rows(saved).skip(entered.rows).for_each(|row| left.push(row));
+                let mut stream = stream.lock();
+                stream.left.push(left);
+                stream.is_over = true;
+            }
+        }
     }
 
     /// Chunks that stayed out so far, because there was no room for them.
