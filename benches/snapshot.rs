@@ -1,6 +1,7 @@
 //! What a snapshot costs the training beside it, how fast it is written and read, and how large it is.
 //!
-//! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR]`
+//! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR
+//! --huge-pages true]`
 //!
 //! One thread trains a full store on skewed keys, a step at a time: gather, gradients, step. In turns of a few hundred steps
 //! it does so alone and beside snapshots that another thread saves one after the other to DIR (a temporary directory), in
@@ -31,12 +32,21 @@ struct Args {
     steps: usize,
     repetitions: usize,
     dir: Option<PathBuf>,
+    huge_pages: bool,
 }
 
 impl Args {
     fn parse() -> Outcome<Args> {
-        let mut args =
-            Args { part: "all".into(), dim: 16, chunk: 4, budget: 256, steps: 300, repetitions: 5, dir: None };
+        let mut args = Args {
+            part: "all".into(),
+            dim: 16,
+            chunk: 4,
+            budget: 256,
+            steps: 300,
+            repetitions: 5,
+            dir: None,
+            huge_pages: false,
+        };
         options::each(|name, value| {
             match name {
                 "--part" => args.part = value.into(),
@@ -45,6 +55,7 @@ impl Args {
                 "--budget" => args.budget = value.parse()?,
                 "--steps" => args.steps = value.parse()?,
                 "--repetitions" => args.repetitions = value.parse()?,
+                "--huge-pages" => args.huge_pages = value.parse()?,
                 "--dir" => args.dir = Some(value.into()),
                 _ => return Ok(false),
             }
@@ -184,7 +195,7 @@ fn main() -> Outcome<()> {
     let temporary = tempfile::tempdir()?;
     let dir: &Path = args.dir.as_deref().unwrap_or(temporary.path());
     let directory = Directory::create(&dir.join("snapshots"))?;
-    let config = StoreConfig::new(args.budget << 20).snapshots(true);
+    let config = StoreConfig::new(args.budget << 20).snapshots(true).huge_pages(args.huge_pages);
     let store = Store::new(config, vec![TableConfig::new("t", args.dim).chunk(args.chunk)])?;
     let ids = (args.budget << 20) as f64 / (args.dim as f64 * 2.5);
     let mut trainer = Trainer { store, random: 1, keys: vec![0; BATCH], rows: vec![0.0; BATCH * args.dim], ids };
