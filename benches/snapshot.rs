@@ -1,7 +1,7 @@
 //! What a snapshot costs the training beside it, how fast it is written and read, and how large it is.
 //!
 //! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR
-//! --huge-pages true]`
+//! --huge-pages true --share S]`
 //!
 //! One thread trains a full store on skewed keys, a step at a time: gather, gradients, step. In turns of a few hundred steps
 //! it does so alone and beside snapshots that another thread saves one after the other to DIR (a temporary directory), in
@@ -33,6 +33,7 @@ struct Args {
     repetitions: usize,
     dir: Option<PathBuf>,
     huge_pages: bool,
+    share: Option<f32>,
 }
 
 impl Args {
@@ -46,6 +47,7 @@ impl Args {
             repetitions: 5,
             dir: None,
             huge_pages: false,
+            share: None,
         };
         options::each(|name, value| {
             match name {
@@ -56,6 +58,7 @@ impl Args {
                 "--steps" => args.steps = value.parse()?,
                 "--repetitions" => args.repetitions = value.parse()?,
                 "--huge-pages" => args.huge_pages = value.parse()?,
+                "--share" => args.share = Some(value.parse()?),
                 "--dir" => args.dir = Some(value.into()),
                 _ => return Ok(false),
             }
@@ -95,9 +98,19 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// Processor time that this thread has used.
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
 #[derive(Default)]
 struct Turn {
     times: Vec<f64>,
+    /// Processor time that the training thread used.
+    used: f64,
     resident: u64,
     /// Bytes and seconds of what was saved.
     saved: Vec<(u64, f64)>,
@@ -118,8 +131,9 @@ impl Turn {
 }
 
 /// So many steps, and beside them snapshots if there is a directory.
-fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> Outcome<Turn> {
+fn turn(trainer: &mut Trainer, steps: usize, share: Option<f32>, directory: Option<&Directory>) -> Outcome<Turn> {
     let mut turn = Turn::default();
+    let used = thread_seconds();
     let mut saving: Option<std::thread::JoinHandle<Result<Save, String>>> = None;
     while turn.times.len() < steps || saving.is_some() {
         if saving.as_ref().is_some_and(std::thread::JoinHandle::is_finished)
@@ -139,6 +153,10 @@ fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> O
                 begun = begin.elapsed().as_secs_f64();
                 turn.begin = turn.begin.max(begun);
                 let directory = directory.clone();
+                let snapshot = match share {
+                    Some(share) => snapshot.share(share),
+                    None => snapshot,
+                };
                 saving = Some(std::thread::spawn(move || save(snapshot, &directory)));
             }
         }
@@ -146,6 +164,7 @@ fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> O
         turn.times.push(trainer.step()? + begun);
         turn.resident = turn.resident.max(resident());
     }
+    turn.used = thread_seconds() - used;
     Ok(turn)
 }
 
@@ -220,8 +239,8 @@ fn main() -> Outcome<()> {
 fn beside(args: &Args, trainer: &mut Trainer, directory: &Directory) -> Outcome<()> {
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..args.repetitions {
-        alone.push(turn(trainer, args.steps, None)?);
-        beside.push(turn(trainer, args.steps, Some(directory))?);
+        alone.push(turn(trainer, args.steps, None, None)?);
+        beside.push(turn(trainer, args.steps, args.share, Some(directory))?);
     }
     let mut ratio = |what: &str, of: &dyn Fn(&mut Turn) -> f64| {
         let ratios: Vec<f64> =
@@ -230,6 +249,7 @@ fn beside(args: &Args, trainer: &mut Trainer, directory: &Directory) -> Outcome<
     };
     ratio("step, median", &|turn| turn.percentile(0.5));
     ratio("step, 99th percentile", &|turn| turn.percentile(0.99));
+    ratio("processor time of a step", &|turn| turn.used / turn.times.len() as f64);
     ratio("steps a second", &|turn| turn.times.len() as f64 / turn.total());
     let extra = alone.iter().zip(&beside).map(|(alone, beside)| beside.resident.saturating_sub(alone.resident) as f64);
     println!("memory: {:.1} % of the store more", 100.0 * median(extra.collect()) / trainer.store.stats().held as f64);

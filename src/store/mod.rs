@@ -10,6 +10,7 @@ mod gather;
 mod grow;
 mod iter;
 mod newcomers;
+mod pace;
 mod plan;
 mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]
