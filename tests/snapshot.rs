@@ -194,7 +194,7 @@ fn a_deterministic_store_goes_on_from_a_snapshot_as_if_nothing_had_been() {
 #[test]
 fn a_snapshot_of_many_blocks_is_loaded_by_several_threads() {
     let policy = Policy::Fiited(FiitedConfig { period_steps: 3, warmup_steps: 1, ..FiitedConfig::default() });
-    let of_budget = |bytes| StoreConfig::new(bytes).policy(policy.clone()).deterministic(true).snapshots(true);
+    let of_budget = |bytes| StoreConfig::new(bytes).policy(policy).deterministic(true).snapshots(true);
     let config = of_budget(12 << 20);
     let store = Store::new(config.clone(), tables()).unwrap();
     let mut random = Random::new(5);

@@ -142,7 +142,7 @@ impl Inner {
         };
         let snapshot = LiveSnapshot {
             inner: Arc::clone(self),
-            pace: Pace::new(self),
+            pace: Pace::new(self.clock.steps()),
             manifest,
             sections,
             grace: Grace::begin(&self.reclaimer.pin()),
