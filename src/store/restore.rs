@@ -39,12 +39,12 @@ struct Entered {
 }
 
 /// Blocks for several threads.
-struct Stream<'s> {
-    blocks: Blocks<'s>,
+struct Stream<'b, 's> {
+    blocks: &'b mut Blocks<'s>,
     /// No thread is to take one more.
     is_over: bool,
     /// Rows that were taken and for which there was no room.
-    left: Vec<RowBlock>,
+    left: &'b mut Vec<RowBlock>,
 }
 
 /// What makes a store exactly what it was.
@@ -166,12 +166,13 @@ impl Restore {
     ///
     /// # Errors
     /// As [`rows`](Restore::rows), and those of the reader.
-    pub fn blocks(&mut self, blocks: Blocks<'_>) -> Result<(), SnapshotError> {
+    pub fn blocks(&mut self, mut blocks: Blocks<'_>) -> Result<(), SnapshotError> {
         // An exact store has all its superblocks from the beginning, and no thread adds one because another holds the last
         // free records.
         let most = if self.exact.is_some() { THREADS } else { 1 };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most);
-        let stream = Mutex::new(Stream { blocks, is_over: threads == 1, left: Vec::new() });
+        let mut left = Vec::new();
+        let stream = Mutex::new(Stream { blocks: &mut blocks, is_over: threads == 1, left: &mut left });
         let this = &*self;
         let left_out = std::thread::scope(|scope| {
             let work = || this.add_abreast(&stream);
@@ -184,7 +185,6 @@ impl Restore {
         })?;
         self.left_out += left_out;
         // Where there is not room for all, what is left out or pruned is for one thread to see to.
-        let Stream { mut blocks, left, .. } = stream.into_inner();
         left.iter().try_for_each(|block| self.rows(block))?;
         let mut block = RowBlock::default();
         while blocks.next(&mut block)? {
@@ -194,7 +194,7 @@ impl Restore {
     }
 
     /// Adds blocks beside other threads, until there are no more or there is no room. Returns the chunks that stayed out.
-    fn add_abreast(&self, stream: &Mutex<Stream<'_>>) -> Result<u64, SnapshotError> {
+    fn add_abreast(&self, stream: &Mutex<Stream<'_, '_>>) -> Result<u64, SnapshotError> {
         let (mut block, mut converted, mut left_out) = (RowBlock::default(), RowBlock::default(), 0);
         loop {
             let mut taken = stream.lock();
