@@ -1,6 +1,7 @@
 //! What a snapshot costs the training beside it, how fast it is written and read, and how large it is.
 //!
-//! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR]`
+//! `cargo bench --bench snapshot [-- --dim D --chunk C --budget MIB --steps N --repetitions N --dir DIR
+//! --huge-pages true --share S]`
 //!
 //! One thread trains a full store on skewed keys, a step at a time: gather, gradients, step. In turns of a few hundred steps
 //! it does so alone and beside snapshots that another thread saves one after the other to DIR (a temporary directory), in
@@ -13,7 +14,7 @@ mod disk;
 #[path = "support/options.rs"]
 mod options;
 
-use dimslab::snapshot::{Directory, RowBlock};
+use dimslab::snapshot::Directory;
 use dimslab::{LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -23,24 +24,41 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 const BATCH: usize = 8192;
 
 struct Args {
+    /// Snapshots beside training, snapshots by themselves, or both.
+    part: String,
     dim: usize,
     chunk: usize,
     budget: u64,
     steps: usize,
     repetitions: usize,
     dir: Option<PathBuf>,
+    huge_pages: bool,
+    share: Option<f32>,
 }
 
 impl Args {
     fn parse() -> Outcome<Args> {
-        let mut args = Args { dim: 16, chunk: 4, budget: 256, steps: 300, repetitions: 5, dir: None };
+        let mut args = Args {
+            part: "all".into(),
+            dim: 16,
+            chunk: 4,
+            budget: 256,
+            steps: 300,
+            repetitions: 5,
+            dir: None,
+            huge_pages: false,
+            share: None,
+        };
         options::each(|name, value| {
             match name {
+                "--part" => args.part = value.into(),
                 "--dim" => args.dim = value.parse()?,
                 "--chunk" => args.chunk = value.parse()?,
                 "--budget" => args.budget = value.parse()?,
                 "--steps" => args.steps = value.parse()?,
                 "--repetitions" => args.repetitions = value.parse()?,
+                "--huge-pages" => args.huge_pages = value.parse()?,
+                "--share" => args.share = Some(value.parse()?),
                 "--dir" => args.dir = Some(value.into()),
                 _ => return Ok(false),
             }
@@ -80,9 +98,19 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// Processor time that this thread has used.
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
 #[derive(Default)]
 struct Turn {
     times: Vec<f64>,
+    /// Processor time that the training thread used.
+    used: f64,
     resident: u64,
     /// Bytes and seconds of what was saved.
     saved: Vec<(u64, f64)>,
@@ -103,8 +131,9 @@ impl Turn {
 }
 
 /// So many steps, and beside them snapshots if there is a directory.
-fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> Outcome<Turn> {
+fn turn(trainer: &mut Trainer, steps: usize, share: Option<f32>, directory: Option<&Directory>) -> Outcome<Turn> {
     let mut turn = Turn::default();
+    let used = thread_seconds();
     let mut saving: Option<std::thread::JoinHandle<Result<Save, String>>> = None;
     while turn.times.len() < steps || saving.is_some() {
         if saving.as_ref().is_some_and(std::thread::JoinHandle::is_finished)
@@ -124,6 +153,10 @@ fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> O
                 begun = begin.elapsed().as_secs_f64();
                 turn.begin = turn.begin.max(begun);
                 let directory = directory.clone();
+                let snapshot = match share {
+                    Some(share) => snapshot.share(share),
+                    None => snapshot,
+                };
                 saving = Some(std::thread::spawn(move || save(snapshot, &directory)));
             }
         }
@@ -131,6 +164,7 @@ fn turn(trainer: &mut Trainer, steps: usize, directory: Option<&Directory>) -> O
         turn.times.push(trainer.step()? + begun);
         turn.resident = turn.resident.max(resident());
     }
+    turn.used = thread_seconds() - used;
     Ok(turn)
 }
 
@@ -157,10 +191,7 @@ fn load(directory: &Directory) -> Outcome<f64> {
     let snapshot = directory.open_latest()?.ok_or("no snapshot")?;
     let manifest = snapshot.manifest();
     let mut restore = Store::restore(manifest.store.clone(), manifest.tables.clone(), manifest, &snapshot.sections()?)?;
-    let (mut blocks, mut block) = (snapshot.blocks(), RowBlock::default());
-    while blocks.next(&mut block)? {
-        restore.rows(&block)?;
-    }
+    restore.blocks(snapshot.blocks())?;
     let store = restore.finish()?;
     let seconds = begin.elapsed().as_secs_f64();
     assert!(store.stats().rows > 0);
@@ -183,7 +214,7 @@ fn main() -> Outcome<()> {
     let temporary = tempfile::tempdir()?;
     let dir: &Path = args.dir.as_deref().unwrap_or(temporary.path());
     let directory = Directory::create(&dir.join("snapshots"))?;
-    let config = StoreConfig::new(args.budget << 20).snapshots(true);
+    let config = StoreConfig::new(args.budget << 20).snapshots(true).huge_pages(args.huge_pages);
     let store = Store::new(config, vec![TableConfig::new("t", args.dim).chunk(args.chunk)])?;
     let ids = (args.budget << 20) as f64 / (args.dim as f64 * 2.5);
     let mut trainer = Trainer { store, random: 1, keys: vec![0; BATCH], rows: vec![0.0; BATCH * args.dim], ids };
@@ -193,13 +224,24 @@ fn main() -> Outcome<()> {
     for _ in 0..args.steps {
         trainer.step()?;
     }
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..args.repetitions {
-        alone.push(turn(&mut trainer, args.steps, None)?);
-        beside.push(turn(&mut trainer, args.steps, Some(&directory))?);
-    }
     let stats = trainer.store.stats();
     println!("{} rows, {} MiB held, {} MiB live", stats.rows, stats.held >> 20, stats.live >> 20);
+    if args.part != "alone" {
+        beside(&args, &mut trainer, &directory)?;
+    }
+    if args.part != "beside" {
+        by_itself(&args, &trainer, &directory, dir)?;
+    }
+    Ok(())
+}
+
+/// Training alone and beside snapshots, in turns.
+fn beside(args: &Args, trainer: &mut Trainer, directory: &Directory) -> Outcome<()> {
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..args.repetitions {
+        alone.push(turn(trainer, args.steps, None, None)?);
+        beside.push(turn(trainer, args.steps, args.share, Some(directory))?);
+    }
     let mut ratio = |what: &str, of: &dyn Fn(&mut Turn) -> f64| {
         let ratios: Vec<f64> =
             alone.iter_mut().zip(&mut beside).map(|(alone, beside)| of(beside) / of(alone)).collect();
@@ -207,9 +249,10 @@ fn main() -> Outcome<()> {
     };
     ratio("step, median", &|turn| turn.percentile(0.5));
     ratio("step, 99th percentile", &|turn| turn.percentile(0.99));
+    ratio("processor time of a step", &|turn| turn.used / turn.times.len() as f64);
     ratio("steps a second", &|turn| turn.times.len() as f64 / turn.total());
     let extra = alone.iter().zip(&beside).map(|(alone, beside)| beside.resident.saturating_sub(alone.resident) as f64);
-    println!("memory: {:.1} % of the store more", 100.0 * median(extra.collect()) / stats.held as f64);
+    println!("memory: {:.1} % of the store more", 100.0 * median(extra.collect()) / trainer.store.stats().held as f64);
     println!("beginning: {:.2} ms at most", 1e3 * beside.iter().map(|turn| turn.begin).fold(0.0, f64::max));
     println!("waits for room: {}", beside.iter().map(|turn| turn.stalls).max().unwrap_or(0));
     let saved: Vec<(u64, f64)> = beside.iter().flat_map(|turn| turn.saved.clone()).collect();
@@ -218,14 +261,19 @@ fn main() -> Outcome<()> {
         saved.len(),
         median(saved.iter().map(|saved| saved.0 as f64 / saved.1 / 1e6).collect())
     );
+    Ok(())
+}
+
+/// Saving and loading while nobody trains, in turns with dd.
+fn by_itself(args: &Args, trainer: &Trainer, directory: &Directory, dir: &Path) -> Outcome<()> {
     let (mut saves, mut writes, mut loads, mut reads) = (vec![], vec![], vec![], vec![]);
     let (plain, mut bytes) = (dir.join("plain"), 0);
     for _ in 0..args.repetitions {
-        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, &directory)?;
+        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, directory)?;
         bytes = saved.bytes;
         saves.push(saved.seconds);
         writes.push(seconds(|| disk::dd_write(&plain, bytes))?);
-        loads.push(load(&directory)?);
+        loads.push(load(directory)?);
         reads.push(seconds(|| disk::dd_read(&plain))?);
         std::fs::remove_dir_all(&plain)?;
     }

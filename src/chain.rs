@@ -125,6 +125,13 @@ pub(crate) struct NewChunk<'a> {
     pub(crate) payload: &'a [f32],
 }
 
+/// A chunk as it was saved.
+pub(crate) struct SavedChunk<'a> {
+    pub(crate) info: Info,
+    pub(crate) weights: &'a [f32],
+    pub(crate) state: &'a [f32],
+}
+
 /// The rows of one table: their layout and the slabs their records are in.
 pub(crate) struct Chains<'s> {
     pub(crate) layout: &'s RowLayout,
@@ -482,6 +489,43 @@ impl<'s> Chains<'s> {
         }
         rowcopy::store(chunk.payload, &record[self.layout.head_payload..]);
         sequence::start(record, self.moment.phase());
+    }
+
+    /// Writes a row as it was saved, not changed since, into records that nobody else can reach yet: the head's, then those
+    /// of its tails. `chunk` gives the chunk of each.
+    #[inline]
+    pub(crate) fn init_saved<'a>(
+        &self,
+        records: &[ChunkIndex],
+        hash: u64,
+        row_state: f32,
+        chunk: impl Fn(usize) -> SavedChunk<'a>,
+    ) {
+        // Relaxed throughout: published with the head's index, by the directory's Release.
+        let write = |chunk: SavedChunk<'_>, info: &AtomicU32, payload: &[AtomicU32]| {
+            info.store(chunk.info.pack(), Ordering::Relaxed);
+            let (weights, state) = payload.split_at(self.layout.chunk);
+            rowcopy::store(chunk.weights, weights);
+            rowcopy::store(chunk.state, state);
+        };
+        let head = self.heads.record(records[0]);
+        head[HASH].store(low(hash), Ordering::Relaxed);
+        if self.layout.head_payload > self.layout.row_state {
+            head[self.layout.row_state].store(row_state.to_bits(), Ordering::Relaxed);
+        }
+        write(chunk(0), &head[HEAD_INFO], &head[self.layout.head_payload..]);
+        let mut link = self.head_link(head);
+        for (number, &tail) in records.iter().enumerate().skip(1) {
+            let record = self.tails.record(tail);
+            write(chunk(number), &record[TAIL_INFO], &record[TAIL_PAYLOAD..]);
+            if let Some(before) = link.replace(&record[TAIL_LINK]) {
+                before.store(tail.raw(), LINK_STORE);
+            }
+        }
+        if let Some(last) = link {
+            last.store(0, LINK_STORE);
+        }
+        sequence::start_saved(head, self.moment.phase());
     }
 
     /// Ends a head that was written and could not be published. Its record is the caller's to free.

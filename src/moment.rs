@@ -153,9 +153,9 @@ impl Moment {
         self.kept.lock().words.len()
     }
 
-    /// Most words of images that can wait.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
+    /// Whether images are to be taken before anything else: otherwise there may soon be no room for more.
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.waiting() > self.capacity / 4
     }
 
     /// How often somebody had to wait for room.

@@ -113,6 +113,11 @@ pub(crate) fn start(record: &[AtomicU32], phase: u32) {
     start_with(record, CHANGED | phase);
 }
 
+/// The same for a row that is as a snapshot has it.
+pub(crate) fn start_saved(record: &[AtomicU32], phase: u32) {
+    start_with(record, phase);
+}
+
 /// The same for a record that takes the place of a claimed one: its phase, and whether it was changed, are the other's.
 pub(crate) fn start_instead(record: &[AtomicU32], of: &Claim<'_>) {
     start_with(record, of.after & (CHANGED | PHASE));

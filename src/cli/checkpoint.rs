@@ -9,7 +9,7 @@ use crate::cli::settings::Settings;
 use crate::dlrm::run::Checkpoints;
 use crate::dlrm::{DlrmConfig, MODEL};
 use crate::report::CHECKPOINT;
-use crate::snapshot::{Directory, RowBlock, Section, Snapshot, SnapshotError};
+use crate::snapshot::{Directory, Section, Snapshot, SnapshotError};
 use crate::{LiveSnapshot, Store, StoreConfig, TableConfig};
 
 /// Snapshots that stay: the latest, and the one before in case the latest is damaged later.
@@ -141,10 +141,7 @@ impl Resumed {
     pub(crate) fn store(&self, config: StoreConfig, tables: Vec<TableConfig>) -> Result<Store, CliError> {
         let restore = || {
             let mut restore = Store::restore(config, tables, self.snapshot.manifest(), &self.sections)?;
-            let (mut blocks, mut block) = (self.snapshot.blocks(), RowBlock::default());
-            while blocks.next(&mut block)? {
-                restore.rows(&block)?;
-            }
+            restore.blocks(self.snapshot.blocks())?;
             restore.finish()
         };
         restore().map_err(|error| failed(&error))

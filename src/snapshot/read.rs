@@ -160,7 +160,7 @@ impl Snapshot {
         self.blocks_where(Some(table), |_| true)
     }
 
-    fn blocks_where(&self, table: Option<usize>, wanted: impl Fn(u64) -> bool + 'static) -> Blocks<'_> {
+    fn blocks_where(&self, table: Option<usize>, wanted: impl Fn(u64) -> bool + Send + 'static) -> Blocks<'_> {
         let changed = self.parts[1..].iter().flat_map(|part| &part.record.counts);
         let changed =
             changed.fold(0u64, |sum, counts| sum.saturating_add(counts.rows.saturating_add(counts.tombstones)));
@@ -299,7 +299,7 @@ pub struct Blocks<'s> {
     snapshot: &'s Snapshot,
     /// The only table whose rows are asked for.
     table: Option<usize>,
-    wanted: Box<dyn Fn(u64) -> bool>,
+    wanted: Box<dyn Fn(u64) -> bool + Send>,
     /// The keys are gone through in so many parts.
     passes: u32,
     pass: u32,

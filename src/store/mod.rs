@@ -1,5 +1,6 @@
 //! The store: tables over shared slabs, under one budget, with one policy.
 
+mod adder;
 mod check;
 mod clock;
 mod compact;
@@ -9,6 +10,7 @@ mod gather;
 mod grow;
 mod iter;
 mod newcomers;
+mod pace;
 mod plan;
 mod policy;
 #[cfg(all(test, not(any(loom, shuttle))))]

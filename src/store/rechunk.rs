@@ -3,31 +3,7 @@
 use super::table::Table;
 use crate::chain::RowLayout;
 use crate::config::{Optimizer, TableConfig};
-use crate::id::Info;
-use crate::snapshot::RowRef;
-
-/// A row's chunks as a store has them: what each says of itself, and their weights and state one behind the other.
-#[derive(Default)]
-pub(super) struct NewRow {
-    pub(super) infos: Vec<Info>,
-    pub(super) payload: Vec<f32>,
-}
-
-impl NewRow {
-    /// The chunks as they are.
-    pub(super) fn take(&mut self, row: &RowRef<'_>, weights: usize, state: usize) {
-        for (position, (&ordinal, &utility)) in row.ordinals.iter().zip(row.utilities).enumerate() {
-            self.infos.push(Info { utility, ordinal });
-            self.payload.extend_from_slice(&row.weights[position * weights..(position + 1) * weights]);
-            self.payload.extend_from_slice(&row.state[position * state..(position + 1) * state]);
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.infos.clear();
-        self.payload.clear();
-    }
-}
+use crate::snapshot::{RowBlock, RowRef};
 
 /// From the chunks of a saved table to those of another.
 pub(super) struct Rechunk {
@@ -57,15 +33,34 @@ impl Rechunk {
         (self.saved.chunks as f32 / layout.chunks as f32).sqrt()
     }
 
+    /// Puts a block's rows, in the store's chunks, in place of what is in `to`.
+    pub(super) fn convert(&self, table: &Table, block: &RowBlock, saved: &TableConfig, to: &mut RowBlock) {
+        to.clear();
+        to.table = block.table;
+        let (mut chunk, mut scratch) = (vec![0.0; table.layout.payload_words()], Vec::new());
+        for row in block.rows(saved) {
+            let before = to.ordinals.len();
+            self.convert_row(table, &row, (&mut chunk, &mut scratch), to);
+            to.keys.push(row.key);
+            to.chunks.push((to.ordinals.len() - before) as u16);
+            to.row_state.extend_from_slice(row.row_state);
+        }
+    }
+
     /// Gives the row those chunks in which any dimension was live. Dimensions beside these begin as those of a new chunk.
     /// Utilities are norms of gradients: their squares are spread evenly over a chunk's dimensions.
-    pub(super) fn convert(&self, table: &Table, hash: u64, row: &RowRef<'_>, scratch: &mut Vec<f32>, to: &mut NewRow) {
+    fn convert_row(
+        &self,
+        table: &Table,
+        row: &RowRef<'_>,
+        (chunk, scratch): (&mut [f32], &mut Vec<f32>),
+        to: &mut RowBlock,
+    ) {
         let (from, layout) = (&self.saved, &table.layout);
         for ordinal in 0..layout.chunks {
             let dims = layout.dims(ordinal);
             let mut squares = 0.0;
             let mut begun = false;
-            let start = to.payload.len();
             for (position, &saved_ordinal) in row.ordinals.iter().enumerate() {
                 let theirs = from.dims(usize::from(saved_ordinal));
                 let shared = dims.start.max(theirs.start)..dims.end.min(theirs.end);
@@ -73,12 +68,11 @@ impl Rechunk {
                     continue;
                 }
                 if !std::mem::replace(&mut begun, true) {
-                    to.payload.resize(start + layout.payload_words(), 0.0);
-                    table.new_payload(hash, ordinal, scratch, &mut to.payload[start..]);
+                    chunk.fill(0.0);
+                    table.new_payload(table.hash(row.key), ordinal, scratch, chunk);
                 }
                 let utility = row.utilities[position];
                 squares += utility * utility * shared.len() as f32 / theirs.len() as f32;
-                let chunk = &mut to.payload[start..];
                 let at = shared.start - dims.start;
                 let first = shared.start - theirs.start;
                 let weights = &row.weights[position * from.chunk + first..][..shared.len()];
@@ -97,7 +91,11 @@ impl Rechunk {
                 }
             }
             if begun {
-                to.infos.push(Info { utility: squares.sqrt(), ordinal: ordinal as u8 });
+                to.ordinals.push(ordinal as u8);
+                to.utilities.push(squares.sqrt());
+                let (weights, state) = chunk.split_at(layout.chunk);
+                to.weights.extend_from_slice(weights);
+                to.state.extend_from_slice(state);
             }
         }
     }

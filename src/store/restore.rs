@@ -1,23 +1,18 @@
 //! Making a store from a snapshot: exactly as it was, or with other settings.
 
-use super::rechunk::{NewRow, Rechunk};
+use super::adder::{Adder, NoRoom};
+use super::rechunk::Rechunk;
 use super::state::{Sections, figures_of};
-use super::table::{Table, bump};
 use super::{Inner, Store};
-use crate::chain::NewChunk;
 use crate::config::{Policy, StoreConfig, TableConfig};
-use crate::directory::{Directory, Inserted, Misshapen, Shape};
-use crate::hash::tag;
-use crate::id::ChunkIndex;
-use crate::reclaim::Magazines;
-use crate::snapshot::{Manifest, RowBlock, RowRef, Section, SnapshotError};
-use crate::superblocks::AllocError;
+use crate::directory::{Directory, Misshapen, Shape};
+use crate::snapshot::{Blocks, Manifest, RowBlock, RowRef, Section, SnapshotError};
+use crate::sync::Mutex;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
-/// Times that room is made for one row.
-const ATTEMPTS: usize = 8;
-/// Of the budget, what is pruned at a time where a snapshot has more than there is room for: a 64th.
-const PRUNED_SHARE: u64 = 64;
+/// Threads that enter rows. Reading is for one at a time, and takes each a third of its time.
+const THREADS: usize = 3;
 
 /// A store that is being made from a snapshot, from [`Store::restore`].
 pub struct Restore {
@@ -30,6 +25,26 @@ pub struct Restore {
     /// Chunks of less importance stay out.
     floor: f32,
     left_out: u64,
+    /// A block's rows in chunks of the store's size.
+    converted: RowBlock,
+}
+
+/// What was done with a block.
+struct Entered {
+    /// Rows, the first ones.
+    rows: usize,
+    floor: f32,
+    /// Chunks of those rows that stayed out.
+    left_out: u64,
+}
+
+/// Blocks for several threads.
+struct Stream<'b, 's> {
+    blocks: &'b mut Blocks<'s>,
+    /// No thread is to take one more.
+    is_over: bool,
+    /// Rows that were taken and for which there was no room.
+    left: &'b mut Vec<RowBlock>,
 }
 
 /// What makes a store exactly what it was.
@@ -39,7 +54,7 @@ struct Exact {
     figures: Vec<[u64; 9]>,
 }
 
-fn refuse<T>(what: String) -> Result<T, SnapshotError> {
+pub(super) fn refuse<T>(what: String) -> Result<T, SnapshotError> {
     Err(SnapshotError::Other(what))
 }
 
@@ -91,7 +106,15 @@ impl Restore {
             saved.push((theirs.clone(), rechunk));
         }
         let exact = if exactly { Some(Exact::read(&mut inner, sections)?) } else { None };
-        Ok(Restore { inner, saved, step: manifest.step, exact, floor: 0.0, left_out: 0 })
+        Ok(Restore {
+            inner,
+            saved,
+            step: manifest.step,
+            exact,
+            floor: 0.0,
+            left_out: 0,
+            converted: RowBlock::default(),
+        })
     }
 
     /// Adds rows, as a snapshot's reader hands them out: each key once, in any order.
@@ -100,6 +123,18 @@ impl Restore {
     /// [`SnapshotError::Other`] if a row cannot be one of the table's, or if there is no room for it and nothing may make
     /// room.
     pub fn rows(&mut self, block: &RowBlock) -> Result<(), SnapshotError> {
+        let prunes = !(self.exact.is_some() && self.inner.config.deterministic)
+            && matches!(self.inner.config.policy, Policy::Fiited(_));
+        let mut converted = std::mem::take(&mut self.converted);
+        let no_room = if prunes { NoRoom::Prune } else { NoRoom::Refuse };
+        let entered = self.enter(block, no_room, &mut converted)?;
+        self.converted = converted;
+        (self.floor, self.left_out) = (entered.floor, self.left_out + entered.left_out);
+        Ok(())
+    }
+
+    /// Checks and enters rows. `converted` is memory for them in other chunks.
+    fn enter(&self, block: &RowBlock, no_room: NoRoom, converted: &mut RowBlock) -> Result<Entered, SnapshotError> {
         let (Some(table), Some((saved, rechunk))) = (self.inner.tables.get(block.table), self.saved.get(block.table))
         else {
             return refuse(format!("a block is of table {}, of {}", block.table, self.inner.tables.len()));
@@ -113,30 +148,74 @@ impl Restore {
         if !is_whole {
             return refuse(format!("a block of table `{}` is not of its shape", saved.name()));
         }
-        let mut adder = Adder {
-            inner: &self.inner,
-            table,
-            magazines: Magazines::new(&self.inner.slabs),
-            may_prune: !(self.exact.is_some() && self.inner.config.deterministic)
-                && matches!(self.inner.config.policy, Policy::Fiited(_)),
-            floor: self.floor,
-            left_out: 0,
-            kept: Vec::new(),
-            records: Vec::new(),
-        };
-        let (mut new, mut scratch) = (NewRow::default(), Vec::new());
-        for row in block.rows(saved) {
-            check_row(saved, &row)?;
-            let hash = table.hash(row.key);
-            new.clear();
-            match rechunk {
-                Some(rechunk) => rechunk.convert(table, hash, &row, &mut scratch, &mut new),
-                None => new.take(&row, table.layout.chunk, saved.chunk_state()),
+        block.rows(saved).try_for_each(|row| check_row(saved, &row))?;
+        let rows = match rechunk {
+            Some(rechunk) => {
+                rechunk.convert(table, block, saved, converted);
+                converted
             }
-            adder.add(hash, row.row_state.first().copied().unwrap_or(0.0), &new)?;
+            None => block,
+        };
+        let mut adder = Adder::new(&self.inner, table, no_room, self.floor);
+        let entered = adder.add(rows)?;
+        Ok(Entered { rows: entered, floor: adder.floor, left_out: adder.left_out })
+    }
+
+    /// Adds all rows that a snapshot's reader hands out, on several threads where every setting is the snapshot's and there
+    /// are processors for them.
+    ///
+    /// # Errors
+    /// As [`rows`](Restore::rows), and those of the reader.
+    pub fn blocks(&mut self, mut blocks: Blocks<'_>) -> Result<(), SnapshotError> {
+        // An exact store has all its superblocks from the beginning, and no thread adds one because another holds the last
+        // free records.
+        let most = if self.exact.is_some() { THREADS } else { 1 };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most);
+        let mut left = Vec::new();
+        let stream = Mutex::new(Stream { blocks: &mut blocks, is_over: threads == 1, left: &mut left });
+        let this = &*self;
+        let left_out = std::thread::scope(|scope| {
+            let work = || this.add_abreast(&stream);
+            let spawn = |_| std::thread::Builder::new().name("dimslab-loader".to_owned()).spawn_scoped(scope, work);
+            // Where no thread can be had, this one does it all.
+            let others: Vec<_> = (1..threads).filter_map(|number| spawn(number).ok()).collect();
+            let ended = || SnapshotError::Other("a thread that entered rows ended early".to_owned());
+            let join = |other: ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|_| Err(ended()));
+            others.into_iter().map(join).fold(work(), |sum, more| Ok(sum? + more?))
+        })?;
+        self.left_out += left_out;
+        // Where there is not room for all, what is left out or pruned is for one thread to see to.
+        left.iter().try_for_each(|block| self.rows(block))?;
+        let mut block = RowBlock::default();
+        while blocks.next(&mut block)? {
+            self.rows(&block)?;
         }
-        (self.floor, self.left_out) = (adder.floor, self.left_out + adder.left_out);
         Ok(())
+    }
+
+    /// Adds blocks beside other threads, until there are no more or there is no room. Returns the chunks that stayed out.
+    fn add_abreast(&self, stream: &Mutex<Stream<'_, '_>>) -> Result<u64, SnapshotError> {
+        let (mut block, mut converted, mut left_out) = (RowBlock::default(), RowBlock::default(), 0);
+        loop {
+            let mut taken = stream.lock();
+            // Over for the others, too, if this fails.
+            if std::mem::replace(&mut taken.is_over, true) || !taken.blocks.next(&mut block)? {
+                return Ok(left_out);
+            }
+            taken.is_over = false;
+            drop(taken);
+            let entered =
+                self.enter(&block, NoRoom::Stop, &mut converted).inspect_err(|_| stream.lock().is_over = true)?;
+            left_out += entered.left_out;
+            if entered.rows < block.keys.len() {
+                let mut left = RowBlock { table: block.table, ..RowBlock::default() };
+                let (saved, _) = &self.saved[block.table];
+                block.rows(saved).skip(entered.rows).for_each(|row| left.push(row));
+                let mut stream = stream.lock();
+                stream.left.push(left);
+                stream.is_over = true;
+            }
+        }
     }
 
     /// Chunks that stayed out so far, because there was no room for them.
@@ -252,134 +331,4 @@ fn check_row(table: &TableConfig, row: &RowRef<'_>) -> Result<(), SnapshotError>
         return Ok(());
     }
     refuse(format!("the row of key {} of table `{}` cannot be one: chunks {ordinals:?}", row.key, table.name()))
-}
-
-/// Enters rows of one table.
-struct Adder<'i> {
-    inner: &'i Inner,
-    table: &'i Table,
-    magazines: Magazines<'i>,
-    /// Whether what is least important may go to make room.
-    may_prune: bool,
-    floor: f32,
-    left_out: u64,
-    /// The positions of a row's chunks that are entered, and their records.
-    kept: Vec<usize>,
-    records: Vec<ChunkIndex>,
-}
-
-impl Adder<'_> {
-    fn add(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<(), SnapshotError> {
-        let per_unit = self.table.scale().max(f32::MIN_POSITIVE).recip();
-        for _ in 0..ATTEMPTS {
-            let floor = self.floor;
-            let important = |&position: &usize| row.infos[position].utility * per_unit >= floor;
-            self.kept.clear();
-            self.kept.extend((0..row.infos.len()).filter(important));
-            if self.kept.is_empty() {
-                self.left_out += row.infos.len() as u64;
-                return Ok(());
-            }
-            let entered = match self.alloc() {
-                Ok(()) => self.enter(hash, row_state, row)?,
-                Err(error) => Err(error),
-            };
-            match entered {
-                Ok(()) => {
-                    self.left_out += (row.infos.len() - self.kept.len()) as u64;
-                    return Ok(());
-                }
-                Err(error) if !self.may_prune => return refuse(no_room(self.table, error)),
-                Err(_) => self.make_room(),
-            }
-        }
-        self.left_out += row.infos.len() as u64;
-        Ok(())
-    }
-
-    /// Records for a row's head and for its further chunks; all or none.
-    fn alloc(&mut self) -> Result<(), AllocError> {
-        let guard = self.inner.reclaimer.pin();
-        self.records.clear();
-        for position in 0..self.kept.len() {
-            match self.magazines.alloc(self.slab_of(position), &guard) {
-                Ok(record) => self.records.push(record),
-                Err(error) => {
-                    self.free();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The slab of a row's chunk at a position: the first is in the head.
-    fn slab_of(&self, position: usize) -> usize {
-        if position == 0 { self.table.heads } else { self.table.tails }
-    }
-
-    fn free(&mut self) {
-        for (position, record) in std::mem::take(&mut self.records).into_iter().enumerate() {
-            self.magazines.free(self.slab_of(position), record);
-        }
-    }
-
-    /// Takes what is least important of what is there.
-    fn make_room(&mut self) {
-        // What is left in magazines would keep superblocks from being given back.
-        self.magazines = Magazines::new(&self.inner.slabs);
-        if let Some(threshold) = self.inner.prune_by(self.inner.budget.limit() / PRUNED_SHARE) {
-            self.floor = self.floor.max(threshold);
-        }
-    }
-
-    /// Enters a row in records of its own, or frees these again if its directory has no room.
-    fn enter(&mut self, hash: u64, row_state: f32, row: &NewRow) -> Result<Result<(), AllocError>, SnapshotError> {
-        let (table, guard) = (self.table, self.inner.reclaimer.pin());
-        let chains = table.chains(&self.inner.slabs);
-        let words = table.layout.payload_words();
-        let chunk = |position: usize| NewChunk {
-            info: row.infos[position],
-            payload: &row.payload[position * words..(position + 1) * words],
-        };
-        let (kept, head) = (&self.kept, self.records[0]);
-        chains.init_head(head, hash, row_state, &chunk(kept[0]));
-        for (&position, &tail) in kept.iter().zip(&self.records).skip(1) {
-            chains.grow_unpublished(head, tail, &chunk(position));
-        }
-        let entered = table.directory.insert(tag(hash), head, &guard, |other| chains.probe(other, hash));
-        match entered {
-            Ok(Inserted::Done) => {}
-            Ok(Inserted::Exists(_)) => {
-                return refuse(format!(
-                    "key {} of table `{}` is there twice",
-                    table.row_key(hash),
-                    table.config.name()
-                ));
-            }
-            Err(error) => {
-                chains.discard_head(head);
-                self.free();
-                return Ok(Err(AllocError::OverBudget(error)));
-            }
-        }
-        if let Ok(mut claim) = chains.look(head) {
-            claim.clean();
-        }
-        table.count_row(0, kept.len());
-        bump(&table.counters.admitted, 1);
-        bump(&table.counters.grown, kept.len() as u64 - 1);
-        Ok(Ok(()))
-    }
-}
-
-fn no_room(table: &Table, error: AllocError) -> String {
-    let name = table.config.name();
-    match error {
-        AllocError::OverBudget(over) => format!(
-            "the budget of {} bytes has no room for all rows of the snapshot (at table `{name}`); raise it, or restore with Policy::Fiited, which leaves out what matters least",
-            over.limit
-        ),
-        AllocError::IndexSpace => format!("all chunk indices are in use at table `{name}`; use a larger chunk"),
-    }
 }

@@ -1,5 +1,6 @@
 //! Taking a snapshot beside training: see `moment.rs` for how rows are cut at one moment.
 
+use super::pace::Pace;
 use super::saved::Removed;
 use super::table::Table;
 use super::{Inner, Store};
@@ -42,6 +43,7 @@ pub struct LiveSnapshot {
     grace: Grace,
     stage: Stage,
     images: Images,
+    pace: Pace,
     /// Keys that went since the snapshot before, in order, and whether a row of the key is in this snapshot.
     removed: Vec<(Removed, bool)>,
     rows: u64,
@@ -140,6 +142,7 @@ impl Inner {
         };
         let snapshot = LiveSnapshot {
             inner: Arc::clone(self),
+            pace: Pace::new(self.clock.steps()),
             manifest,
             sections,
             grace: Grace::begin(&self.reclaimer.pin()),
@@ -188,6 +191,15 @@ impl LiveSnapshot {
     pub fn extend(&mut self, extra: impl IntoIterator<Item = (String, String)>, sections: Vec<Section>) {
         self.manifest.extra.extend(extra);
         self.sections.extend(sections);
+    }
+
+    /// Sets which part of a processor the thread that reads and saves this takes, 0.01 to 1, while the store is trained (a
+    /// step ended in the last half second): between blocks it rests, unless rows that changed wait for it. By default 0.3. More
+    /// ends sooner, and takes more from those who train.
+    #[must_use]
+    pub fn share(mut self, share: f32) -> LiveSnapshot {
+        self.pace.set(share);
+        self
     }
 
     /// Rows handed out so far.
@@ -262,7 +274,7 @@ impl LiveSnapshot {
             }
             let Some(next) = next else { return Stage::Rows(number + 1, 0) };
             at = next;
-            if block.bytes() >= BLOCK_BYTES || moment.waiting() > moment.capacity() / 4 {
+            if block.bytes() >= BLOCK_BYTES || moment.is_pressing() {
                 return Stage::Rows(number, at);
             }
         }
@@ -303,8 +315,7 @@ impl LiveSnapshot {
         if self.read_images(block) {
             return;
         }
-        let (waiting, capacity) = (self.inner.moment.waiting(), self.inner.moment.capacity());
-        if waiting > capacity / 4 {
+        if self.inner.moment.is_pressing() {
             return self.take_images();
         }
         self.stage = match self.stage {
@@ -316,7 +327,7 @@ impl LiveSnapshot {
                 Stage::Grace
             }
             Stage::Rows(table, at) => self.read_rows(table, at, block),
-            Stage::Images if waiting > 0 => {
+            Stage::Images if self.inner.moment.waiting() > 0 => {
                 self.take_images();
                 Stage::Images
             }
@@ -334,6 +345,7 @@ impl Source for LiveSnapshot {
 
     fn next(&mut self, block: &mut RowBlock) -> Result<bool, SnapshotError> {
         block.clear();
+        self.pace.rest(&self.inner);
         while block.keys.is_empty() && self.stage != Stage::Done {
             if self.inner.moment.is_given_up() {
                 let what = "the snapshot was given up, because for a minute nobody read it and training waited";
