@@ -78,12 +78,8 @@ impl<'i> Adder<'i> {
     fn add_group(&mut self, group: &[(u64, RowRef<'_>)]) -> Result<usize, SnapshotError> {
         let (inner, directory) = (self.inner, &self.table.directory);
         let mut guard = inner.reclaimer.pin();
-        let mut arrivals = [None; ROWS_AT_ONCE];
-        for (arrival, (hash, _)) in arrivals.iter_mut().zip(group) {
-            *arrival = Some(directory.approach(tag(*hash), &guard));
-        }
-        for (arrival, (hash, _)) in arrivals.iter().flatten().zip(group) {
-            arrival.bucket(tag(*hash), &guard);
+        for (hash, _) in group {
+            directory.approach(tag(*hash), &guard).ask_elsewhere();
         }
         for (position, (hash, row)) in group.iter().enumerate() {
             let mut attempts = 0;
