@@ -223,7 +223,7 @@ fn no_update_is_lost_while_neighbours_are_pruned() {
     let tally = Tally::default();
     let sums = tally.clone();
     explore("no_update_is_lost_while_neighbours_are_pruned", move || {
-        let store = store(TIGHT, fiited(0.4075), 2 * CHUNK);
+        let store = store(TIGHT, fiited(0.3995), 2 * CHUNK);
         let others = [0, 1, 3, 4];
         admit(&store, &[0, 1, 2, 3, 4, 5, 8]);
         train(&store, &others);

@@ -76,13 +76,12 @@ const NODE_BYTES: u64 = size_of::<Node>() as u64;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
-#[repr(align(128))]
 struct Node {
     slots: [Slot; 1 << NODE_BITS],
 }
 
-// A slot's pointer is to a `Segment`, or, with tag `NODE`, to a `Node`: both must leave the tag's bits free.
-const _: () = assert!(align_of::<Node>() >= allocation::ALIGN);
+// A slot's pointer is to a `Segment`, or, with the bit `NODE`, to a `Node`: both must leave that bit free.
+const _: () = assert!(align_of::<Node>() > NODE && allocation::ALIGN > NODE);
 
 impl Node {
     /// The slot that leads on to `tag`, of a node that `bits` bits have led to; and to so many more.
@@ -96,11 +95,11 @@ impl Node {
 /// The node that a slot leads to, if what it holds is one.
 #[inline]
 fn node_of<'d>(_slot: &'d Slot, there: Shared<'_, Segment>) -> Option<&'d Node> {
-    if there.tag() != NODE {
+    if there.tag() & NODE == 0 {
         return None;
     }
     let node = std::ptr::with_exposed_provenance::<Node>(there.into_usize() & !NODE);
-    // SAFETY: tagged `NODE`, so a node. Said so that what is asked of a slot is its tag alone.
+    // SAFETY: marked `NODE`, so a node. Said so that what is asked of a slot is its tag alone.
     unsafe { std::hint::assert_unchecked(!node.is_null()) };
     // SAFETY: nodes live as long as the directory, and so as the slot that leads to them.
     Some(unsafe { &*node })
@@ -108,8 +107,7 @@ fn node_of<'d>(_slot: &'d Slot, there: Shared<'_, Segment>) -> Option<&'d Node> 
 
 /// What a slot holds that leads to a node.
 fn pointer_to<'g>(node: *mut Node) -> Shared<'g, Segment> {
-    // SAFETY: of a segment's alignment, so that the tag is told from the address. What is tagged `NODE` is never taken for a
-    // segment.
+    // SAFETY: a pointer with the bit `NODE` is never taken for a segment's, and only compared and copied.
     unsafe { Shared::from_usize(node.expose_provenance() | NODE) }
 }
 
