@@ -12,7 +12,7 @@ pub(super) const BUCKET_SLOTS: usize = 2;
 
 /// Set on every row word of a segment that is being replaced: nothing changes in it any more.
 pub(super) const FROZEN: u64 = 1 << ChunkIndex::BITS;
-/// A slot that was never used. Slots never return to it, see [`Segment::insert`].
+/// A slot that was never used. Slots never return to it, see `Segment::insert`.
 pub(super) const EMPTY: u64 = 0;
 /// A slot whose row has gone. Cleared away when the segment is rebuilt.
 pub(super) const TOMBSTONE: u64 = 1 << 32;

@@ -14,10 +14,9 @@ use super::save::Saved;
 /// A directory of snapshots, `step-*`, with `LATEST` beside them.
 ///
 /// ```no_run
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut source: Box<dyn dimslab::snapshot::Source> = todo!();
+/// # fn save(source: &mut dyn dimslab::snapshot::Source) -> Result<(), dimslab::snapshot::SnapshotError> {
 /// let snapshots = dimslab::snapshot::Directory::create("run/checkpoint".as_ref())?;
-/// let saved = snapshots.save(&mut *source)?;
+/// let saved = snapshots.save(source)?;
 /// println!("{} bytes in {}", saved.bytes, saved.path.display());
 /// # Ok(())
 /// # }
