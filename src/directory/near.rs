@@ -83,4 +83,14 @@ impl<'g> Near<'g> {
         }
         None
     }
+
+    /// The stages one after another, as a batch goes through them.
+    #[cfg(test)]
+    pub(crate) fn through_all_stages(&self, tag: u32, guard: &'g Guard) -> Option<ChunkIndex> {
+        match self.at_home(tag) {
+            AtHome::Row(index) => Some(index),
+            AtHome::Nothing => None,
+            AtHome::Elsewhere => self.elsewhere(tag, guard),
+        }
+    }
 }

@@ -247,12 +247,7 @@ fn threads_insert_and_remove_without_loss_or_duplicates() {
 
 /// The stages one by one, as a batch goes through them.
 fn candidate(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    let near = directory.approach(tag, guard);
-    match near.at_home(tag) {
-        AtHome::Row(index) => Some(index),
-        AtHome::Nothing => None,
-        AtHome::Elsewhere => near.elsewhere(tag, guard),
-    }
+    directory.approach(tag, guard).through_all_stages(tag, guard)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::directory::bucket::row_word;
 use crate::directory::segment::{Insert, Segment};
-use crate::directory::{AtHome, Directory, Inserted, Probe};
+use crate::directory::{Directory, Inserted, Probe};
 
 /// Tags that begin with a 0 and with a 1 bit, so that a split parts them.
 const LOW: u32 = 7;
@@ -177,12 +177,7 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 
 /// The row that a look-up in stages comes to.
 fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    let near = directory.approach(tag, guard);
-    match near.at_home(tag) {
-        AtHome::Row(index) => Some(index),
-        AtHome::Nothing => None,
-        AtHome::Elsewhere => near.elsewhere(tag, guard),
-    }
+    directory.approach(tag, guard).through_all_stages(tag, guard)
 }
 
 #[test]

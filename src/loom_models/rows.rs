@@ -3,7 +3,7 @@
 use super::*;
 use crate::chain::{Chains, NewChunk, RowLayout};
 use crate::config::Optimizer;
-use crate::directory::{AtHome, Directory, Inserted, Probe};
+use crate::directory::{Directory, Inserted, Probe};
 use crate::id::Info;
 use crate::magazine::Magazine;
 use crate::moment::Moment;
@@ -295,12 +295,7 @@ fn row_that_stages_lead_to_is_read_whole() {
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         let there = {
             let guard = no_guard();
-            let near = rows.directory.approach(TAG, guard);
-            match near.at_home(TAG) {
-                AtHome::Row(head) => Some(head),
-                AtHome::Nothing => None,
-                AtHome::Elsewhere => near.elsewhere(TAG, guard),
-            }
+            rows.directory.approach(TAG, guard).through_all_stages(TAG, guard)
         };
         assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
         assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));
