@@ -14,6 +14,8 @@
 //!
 //! Records are reused only after a grace period, so under one pin an index that was found keeps meaning its row.
 
+mod near;
+
 use crate::config::Optimizer;
 use crate::directory::Probe;
 use crate::failpoint::{Point, reach};
@@ -116,6 +118,19 @@ impl Ordinals {
 
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// From the lowest to the highest.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().zip([0, 64, 128, 192]).flat_map(|(mut bits, first)| {
+            std::iter::from_fn(move || {
+                let bit = bits.trailing_zeros() as usize;
+                let is_set = bits != 0;
+                bits &= bits.wrapping_sub(1);
+                is_set.then_some(first + bit)
+            })
+        })
     }
 }
 
@@ -266,14 +281,6 @@ impl<'s> Chains<'s> {
                 next.is_some()
             });
         }
-    }
-
-    /// Asks the processor for all of some rows, the waits overlapping.
-    pub(crate) fn prefetch_rows(&self, rows: &[RowAt]) {
-        self.peek(rows, |position, tail, _| {
-            let head = || self.heads.record(rows[position].1);
-            rowcopy::prefetch_words(tail.map_or_else(head, |tail| self.tails.record(tail)));
-        });
     }
 
     /// Asks the processor for the first line of the tail that a link leads to.

@@ -63,7 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["budget", "id", "magazine", "reclaim", "slab", "superblocks", "sync"]),
-    ("snapshot", &["config"]),
+    ("snapshot", &["config", "sync"]),
     ("serving", &["config", "hash", "rowcopy", "snapshot"]),
     ("data", &[]),
     ("dlrm", &["data", "serving", "simd", "snapshot", "sync"]),

@@ -180,7 +180,7 @@ pub struct Manifest {
 }
 
 /// Where a snapshot comes from: a store that is being read, or other snapshots.
-pub trait Source {
+pub trait Source: Send {
     /// What the snapshot is of. Asked once, first.
     fn manifest(&self) -> Manifest;
 
@@ -190,6 +190,12 @@ pub trait Source {
     ///
     /// Whatever keeps the source from being read; the snapshot is then given up.
     fn next(&mut self, block: &mut RowBlock) -> Result<bool, SnapshotError>;
+
+    /// Whether a second thread may write what was read while the first one reads on, as far as is known now. No by those
+    /// who must leave processors to others.
+    fn may_hurry(&self) -> bool {
+        true
+    }
 
     /// The arrays beside the rows, asked for once, after the last block.
     ///

@@ -12,10 +12,13 @@ use super::record::{
     Base, Counts, FORMAT, MANIFEST, Record, SECTIONS, TEMPORARY, parse_name, rows_name, snapshot_name,
 };
 use super::tensors::{FileRecord, Sum, TensorWriter, Unsynced};
+use crate::sync::Mutex;
 
 /// Blocks in a file of rows, and the bytes left for its header: 1 KiB for each, which is more than seven tensors need.
 const BLOCKS_MOST: usize = 64;
 const HEADER_BYTES: usize = BLOCKS_MOST << 10;
+/// Blocks that are written before it is worth a second thread.
+const BLOCKS_FIRST: usize = 2;
 /// Files that are kept open to be made durable at the end: 4 GiB, and far fewer than a process may open.
 const UNSYNCED_MOST: usize = 64;
 
@@ -133,10 +136,7 @@ impl<'f> Writer<'f> {
 
     /// Writes everything but the directory's own entries, and returns the record and its checksum.
     fn write(mut self, source: &mut dyn Source) -> Result<(Record, Sum), SnapshotError> {
-        let mut block = RowBlock::default();
-        while source.next(&mut block)? {
-            self.block(&block)?;
-        }
+        self.blocks(source)?;
         self.end_file()?;
         let sections = source.sections()?;
         let mut names = HashSet::new();
@@ -153,6 +153,29 @@ impl<'f> Writer<'f> {
         let (bytes, sum) = self.record.to_bytes()?;
         write_file(self.fs, &self.dir.join(MANIFEST), &bytes)?;
         Ok((self.record, sum))
+    }
+
+    /// Writes all blocks, on two threads if there are several blocks, a second processor, and nobody who needs it.
+    fn blocks(&mut self, source: &mut dyn Source) -> Result<(), SnapshotError> {
+        let mut block = RowBlock::default();
+        for _ in 0..BLOCKS_FIRST {
+            if !source.next(&mut block)? {
+                return Ok(());
+            }
+            self.block(&block)?;
+        }
+        // Neither models nor fuzzers know these threads.
+        let alone = cfg!(any(shuttle, fuzzing)) || std::thread::available_parallelism().map_or(1, usize::from) == 1;
+        let (reading, writing) = (Mutex::new(Reading { source, is_over: false }), Mutex::new((self, false)));
+        std::thread::scope(|scope| {
+            let help = || write_abreast(&reading, &writing, &mut RowBlock::default(), true);
+            let spawn = || std::thread::Builder::new().name("dimslab-saver".to_owned()).spawn_scoped(scope, help);
+            // Where no thread can be had, this one does it all.
+            let helper = (!alone).then(spawn).and_then(Result::ok);
+            let written = write_abreast(&reading, &writing, &mut block, false);
+            let ended = || Err(SnapshotError::Other("a thread that wrote rows ended early".to_owned()));
+            written.and(helper.map_or(Ok(()), |helper| helper.join().unwrap_or_else(|_| ended())))
+        })
     }
 
     fn block(&mut self, block: &RowBlock) -> Result<(), SnapshotError> {
@@ -193,5 +216,44 @@ impl<'f> Writer<'f> {
             }
         }
         Ok(())
+    }
+}
+
+/// What hands out blocks.
+struct Reading<'s> {
+    source: &'s mut dyn Source,
+    /// There are no more, or none are wanted any more.
+    is_over: bool,
+}
+
+/// Reads and writes blocks, while another thread may do the same: one reads, then, the other writes. `helps` of the thread that
+/// leaves the rest to the other one when the source is not to be hurried. Beside the writer: whether it has failed.
+fn write_abreast(
+    reading: &Mutex<Reading<'_>>,
+    writing: &Mutex<(&mut Writer<'_>, bool)>,
+    block: &mut RowBlock,
+    helps: bool,
+) -> Result<(), SnapshotError> {
+    loop {
+        let mut read = reading.lock();
+        if read.is_over || helps && !read.source.may_hurry() {
+            return Ok(());
+        }
+        // For the other one too, if this fails.
+        read.is_over = true;
+        if !read.source.next(block)? {
+            return Ok(());
+        }
+        // Before the source is left to the other one: blocks are written in the order in which they are read.
+        let mut writer = writing.lock();
+        let (writer, failed) = &mut *writer;
+        if *failed {
+            return Ok(());
+        }
+        read.is_over = false;
+        drop(read);
+        *failed = true;
+        writer.block(block)?;
+        *failed = false;
     }
 }

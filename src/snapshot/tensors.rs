@@ -16,7 +16,9 @@ use super::error::At;
 use super::fs::{Fs, FsFile};
 
 /// Bytes that are written at once.
-const BUFFER: usize = 4 << 20;
+const BUFFER: usize = 1 << 20;
+/// Values that are put into the buffer and added to the checksum at once, while a processor's own memory has them.
+const PIECE: usize = 4096;
 /// The longest header that safetensors allows.
 pub(crate) const HEADER_MOST: u64 = 100_000_000;
 /// The key of the checksums in a file's `__metadata__`.
@@ -68,8 +70,14 @@ pub(crate) struct Group(pub(crate) String, pub(crate) u64, pub(crate) Sum);
 /// Values that a tensor can hold.
 pub(crate) trait Value: Copy {
     const DTYPE: Dtype;
+    /// Writes values as little-endian bytes, as many as there is room for.
+    fn fill(values: &[Self], to: &mut [u8]);
     /// Appends values as little-endian bytes.
-    fn put(values: &[Self], to: &mut Vec<u8>);
+    fn put(values: &[Self], to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + size_of_val(values), 0);
+        Self::fill(values, &mut to[start..]);
+    }
     /// The values of little-endian bytes, in place of what is in `to`.
     fn get(bytes: &[u8], to: &mut Vec<Self>);
 }
@@ -79,10 +87,8 @@ macro_rules! values {
         impl Value for $value {
             const DTYPE: Dtype = Dtype::$dtype;
 
-            fn put(values: &[Self], to: &mut Vec<u8>) {
-                let start = to.len();
-                to.resize(start + size_of_val(values), 0);
-                let (to, _) = to[start..].as_chunks_mut();
+            fn fill(values: &[Self], to: &mut [u8]) {
+                let (to, _) = to.as_chunks_mut();
                 to.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
             }
 
@@ -103,7 +109,9 @@ pub(crate) struct TensorWriter<'f> {
     /// Bytes left for the header of a file that is larger than the buffer.
     reserved: usize,
     file: Option<Box<dyn FsFile>>,
+    /// Bytes that are not written yet, so many of the first ones.
     buffer: Vec<u8>,
+    filled: usize,
     /// Bytes of data that were written.
     flushed: u64,
     tensors: Vec<(String, TensorInfo)>,
@@ -113,11 +121,11 @@ pub(crate) struct TensorWriter<'f> {
 
 impl<'f> TensorWriter<'f> {
     /// A file whose header will need no more than `reserved` bytes. `buffer` is memory to use.
-    pub(crate) fn new(fs: &'f dyn Fs, path: PathBuf, reserved: usize, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
+    pub(crate) fn new(fs: &'f dyn Fs, path: PathBuf, reserved: usize, buffer: Vec<u8>) -> Self {
         let reserved = reserved.next_multiple_of(64);
         let hasher = Xxh3::new();
-        TensorWriter { fs, path, reserved, file: None, buffer, flushed: 0, tensors: vec![], groups: vec![], hasher }
+        let (tensors, groups) = (Vec::new(), Vec::new());
+        TensorWriter { fs, path, reserved, file: None, buffer, filled: 0, flushed: 0, tensors, groups, hasher }
     }
 
     /// Groups so far.
@@ -127,7 +135,7 @@ impl<'f> TensorWriter<'f> {
 
     /// Bytes of data so far.
     fn len(&self) -> u64 {
-        self.flushed + self.buffer.len() as u64
+        self.flushed + self.filled as u64
     }
 
     /// Adds a tensor.
@@ -141,11 +149,16 @@ impl<'f> TensorWriter<'f> {
         let end = start + size_of_val(values);
         self.tensors.push((name, TensorInfo { dtype: V::DTYPE, shape, data_offsets: (start, end) }));
         // In pieces, so that a large tensor is never held twice.
-        for piece in values.chunks(BUFFER / 8) {
-            let at = self.buffer.len();
-            V::put(piece, &mut self.buffer);
-            self.hasher.update(&self.buffer[at..]);
-            if self.buffer.len() >= BUFFER {
+        for piece in values.chunks(PIECE) {
+            let end = self.filled + size_of_val(piece);
+            if self.buffer.len() < end {
+                self.buffer.resize(end, 0);
+            }
+            let bytes = &mut self.buffer[self.filled..end];
+            V::fill(piece, bytes);
+            self.hasher.update(bytes);
+            self.filled = end;
+            if end >= BUFFER {
                 self.flush()?;
             }
         }
@@ -163,9 +176,11 @@ impl<'f> TensorWriter<'f> {
             Some(file) => file,
             none => none.insert(self.fs.create(&self.path).at("create", &self.path)?),
         };
-        file.write_at(&self.buffer, self.reserved as u64 + self.flushed).at("write", &self.path)?;
-        self.flushed += self.buffer.len() as u64;
-        self.buffer.clear();
+        file.write_at(&self.buffer[..self.filled], self.reserved as u64 + self.flushed).at("write", &self.path)?;
+        // The disk writes it while more is put together.
+        file.will_sync();
+        self.flushed += self.filled as u64;
+        self.filled = 0;
         Ok(())
     }
 

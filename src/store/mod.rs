@@ -22,6 +22,7 @@ mod round;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod round_tests;
 mod saved;
+mod saver;
 mod shared_rows;
 mod snapshot;
 mod state;

@@ -3,6 +3,7 @@
 use super::Inner;
 use crate::region::thread_time;
 use crate::sync::pause;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// Of one processor, what reading and writing a snapshot take while the store is trained, unless told otherwise.
@@ -15,7 +16,8 @@ const REST_MOST: Duration = Duration::from_millis(200);
 /// Keeps the thread that reads a snapshot, and between that writes it, to a share of a processor while others train.
 pub(super) struct Pace {
     share: f32,
-    /// The processor time that the thread had used when it was last let go on.
+    /// The thread that was last let go on, and the processor time that it had used.
+    thread: Option<ThreadId>,
     used: Option<Duration>,
     steps: u64,
     /// When the number of steps was last seen to have changed.
@@ -24,7 +26,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(steps: u64) -> Pace {
-        Pace { share: SHARE, used: None, steps, trained: None }
+        Pace { share: SHARE, thread: None, used: None, steps, trained: None }
     }
 
     /// Sets the share: from a hundredth to 1, which is no rest at all.
@@ -38,7 +40,10 @@ impl Pace {
         if cfg!(any(shuttle, fuzzing)) {
             return;
         }
-        let now = Instant::now();
+        let (now, thread) = (Instant::now(), std::thread::current().id());
+        if self.thread.replace(thread) != Some(thread) {
+            self.used = None;
+        }
         let until = now + self.due(inner.clock.steps(), now, thread_time());
         while Instant::now() < until && !inner.moment.is_pressing() {
             pause();
@@ -46,14 +51,18 @@ impl Pace {
         self.used = Some(thread_time());
     }
 
+    /// Whether the store is trained, as far as was seen.
+    pub(super) fn is_trained(&self, now: Instant) -> bool {
+        self.trained.is_some_and(|trained| now.saturating_duration_since(trained) < LATELY)
+    }
+
     /// The rest that is due after so many of the store's steps, when the thread has used so much of a processor.
     fn due(&mut self, steps: u64, now: Instant, used: Duration) -> Duration {
         if std::mem::replace(&mut self.steps, steps) != steps {
             self.trained = Some(now);
         }
-        let is_trained = self.trained.is_some_and(|trained| now.saturating_duration_since(trained) < LATELY);
         // A thread that was not here before has done nothing for this snapshot.
-        let worked = self.used.filter(|_| is_trained).map_or(Duration::ZERO, |before| used.saturating_sub(before));
+        let worked = self.used.filter(|_| self.is_trained(now)).map_or(Duration::ZERO, |before| used.saturating_sub(before));
         worked.min(REST_MOST).mul_f32(self.share.recip() - 1.0).min(REST_MOST)
     }
 }

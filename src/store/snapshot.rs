@@ -2,21 +2,18 @@
 
 use super::pace::Pace;
 use super::saved::Removed;
+use super::saver::{Saver, image_words, push_image};
 use super::table::Table;
 use super::{Inner, Store};
-use crate::chain::{IMAGE_HEADER, RowAt, RowLayout};
 use crate::error::StoreError;
 use crate::failpoint::{Point, reach};
-use crate::hash::join;
-use crate::id::Info;
 use crate::reclaim::Grace;
 use crate::snapshot::{BLOCK_BYTES, Manifest, RowBlock, RowRef, Section, SnapshotError, Source};
 use crate::sync::pause;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-/// Rows that the processor is asked for together.
-const ROWS_AT_ONCE: usize = 32;
 /// Attempts to end the grace period of a snapshot that is given up.
 const GIVE_UP_ATTEMPTS: usize = 64;
 
@@ -254,24 +251,13 @@ impl LiveSnapshot {
     fn read_rows(&mut self, number: usize, from: u32, block: &mut RowBlock) -> Stage {
         let Some(table) = self.inner.tables.get(number) else { return Stage::Images };
         block.table = number;
-        let (chains, moment) = (table.chains(&self.inner.slabs), &self.inner.moment);
-        let (mut at, mut rows) = (from, Vec::<RowAt>::new());
-        let (mut image, mut order) = (Vec::new(), Vec::new());
+        let moment = &self.inner.moment;
+        let mut saver = Saver::new(table, table.chains(&self.inner.slabs));
+        let (mut at, mut rows) = (from, Vec::new());
         loop {
             let guard = self.inner.reclaimer.pin();
             let next = table.rows_of_segment(at, &guard, &mut rows);
-            for rows in rows.chunks(ROWS_AT_ONCE) {
-                chains.prefetch_rows(rows);
-                for &row in rows {
-                    chains.save(row.1, |claim| {
-                        if !moment.changed_only() || claim.was_changed() {
-                            image.clear();
-                            chains.copy_image(row, claim, &mut image);
-                            push_image(table, &image, &mut order, block);
-                        }
-                    });
-                }
-            }
+            saver.save(&rows, moment.changed_only(), block);
             let Some(next) = next else { return Stage::Rows(number + 1, 0) };
             at = next;
             if block.bytes() >= BLOCK_BYTES || moment.is_pressing() {
@@ -358,6 +344,10 @@ impl Source for LiveSnapshot {
         Ok(!block.keys.is_empty())
     }
 
+    fn may_hurry(&self) -> bool {
+        !self.pace.is_trained(Instant::now())
+    }
+
     fn sections(&mut self) -> Result<Vec<Section>, SnapshotError> {
         Ok(std::mem::take(&mut self.sections))
     }
@@ -399,33 +389,5 @@ impl std::fmt::Debug for LiveSnapshot {
             .field("step", &self.manifest.step)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
-    }
-}
-
-/// Words of the image that `image` begins with.
-fn image_words(layout: &RowLayout, image: &[u32]) -> usize {
-    IMAGE_HEADER + layout.row_state_words() + image[IMAGE_HEADER - 1] as usize * (1 + layout.payload_words())
-}
-
-/// Adds the row of the image that `image` begins with, its chunks in the order of their ordinals. `order` is scratch.
-fn push_image(table: &Table, image: &[u32], order: &mut Vec<(u8, usize)>, block: &mut RowBlock) {
-    let layout = &table.layout;
-    let (header, chunks) = image[..image_words(layout, image)].split_at(IMAGE_HEADER + layout.row_state_words());
-    block.keys.push(table.row_key(join(header[2], header[1])));
-    block.chunks.push(header[3] as u16);
-    block.row_state.extend(header[IMAGE_HEADER..].iter().map(|&word| f32::from_bits(word)));
-    let words_each = 1 + layout.payload_words();
-    order.clear();
-    order.extend((0..chunks.len()).step_by(words_each).map(|at| (Info::unpack(chunks[at]).ordinal, at)));
-    order.sort_unstable();
-    for &(_, at) in order.iter() {
-        let chunk = &chunks[at..at + words_each];
-        let info = Info::unpack(chunk[0]);
-        block.ordinals.push(info.ordinal);
-        block.utilities.push(info.utility);
-        let words = |words: &[u32], to: &mut Vec<f32>| to.extend(words.iter().map(|&word| f32::from_bits(word)));
-        let (weights, state) = chunk[1..].split_at(layout.chunk);
-        words(weights, &mut block.weights);
-        words(state, &mut block.state);
     }
 }
