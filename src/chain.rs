@@ -443,7 +443,7 @@ impl<'s> Chains<'s> {
         for chunk in self.chunks(claim) {
             image[begin + IMAGE_HEADER - 1] += 1;
             image.push(chunk.info.load(Ordering::Relaxed));
-            image.extend(chunk.payload[..self.layout.payload].iter().map(|word| word.load(Ordering::Relaxed)));
+            rowcopy::append(&chunk.payload[..self.layout.payload], image);
         }
     }
 

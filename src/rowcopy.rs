@@ -199,6 +199,23 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     }
 }
 
+/// Appends words as they are.
+#[inline]
+pub(crate) fn append(from: &[AtomicU32], to: &mut Vec<u32>) {
+    let begin = to.len();
+    to.resize(begin + from.len(), 0);
+    let to = &mut to[begin..];
+    // SAFETY: both are that long and aligned as their elements are.
+    let mut done = unsafe { copy_most(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
+    let rest = from.len() - done;
+    // SAFETY: as above, of what is left.
+    done += unsafe { copy_more(from[done..].as_ptr().cast(), to[done..].as_mut_ptr(), rest) };
+    for (to, from) in to[done..].iter_mut().zip(&from[done..]) {
+        // Relaxed: as in `load_words`.
+        *to = from.load(Ordering::Relaxed);
+    }
+}
+
 /// The end of a [`load`].
 fn load_rest(from: &[AtomicU32], to: &mut [f32]) {
     // SAFETY: as in `load`.
@@ -275,6 +292,10 @@ mod tests {
             load_words(&plain[..floats.len()], &mut twin);
             let bits = |floats: &[f32]| floats.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&read), bits(&twin));
+            let mut appended = vec![9];
+            append(&fast[..floats.len()], &mut appended);
+            prop_assert_eq!(appended[0], 9);
+            prop_assert_eq!(&appended[1..], bits(&twin));
         }
     }
 }

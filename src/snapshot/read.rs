@@ -145,22 +145,22 @@ impl Snapshot {
     /// All live rows, each once, in blocks in no order.
     #[must_use]
     pub fn blocks(&self) -> Blocks<'_> {
-        self.blocks_where(None, |_| true)
+        self.blocks_where(None, None)
     }
 
     /// The live rows that one of `shards` shards owns ([`owner`]).
     #[must_use]
     pub fn blocks_of_shard(&self, shard: u32, shards: u32) -> Blocks<'_> {
-        self.blocks_where(None, move |key| owner(key, shards) == shard)
+        self.blocks_where(None, Some(Box::new(move |key| owner(key, shards) == shard)))
     }
 
     /// The live rows of one table.
     #[must_use]
     pub fn blocks_of_table(&self, table: usize) -> Blocks<'_> {
-        self.blocks_where(Some(table), |_| true)
+        self.blocks_where(Some(table), None)
     }
 
-    fn blocks_where(&self, table: Option<usize>, wanted: impl Fn(u64) -> bool + Send + 'static) -> Blocks<'_> {
+    fn blocks_where(&self, table: Option<usize>, wanted: Option<Box<dyn Fn(u64) -> bool + Send>>) -> Blocks<'_> {
         let changed = self.parts[1..].iter().flat_map(|part| &part.record.counts);
         let changed =
             changed.fold(0u64, |sum, counts| sum.saturating_add(counts.rows.saturating_add(counts.tombstones)));
@@ -168,7 +168,7 @@ impl Snapshot {
         Blocks {
             snapshot: self,
             table,
-            wanted: Box::new(wanted),
+            wanted,
             passes,
             pass: 0,
             newest: HashMap::new(),
@@ -299,7 +299,8 @@ pub struct Blocks<'s> {
     snapshot: &'s Snapshot,
     /// The only table whose rows are asked for.
     table: Option<usize>,
-    wanted: Box<dyn Fn(u64) -> bool + Send>,
+    /// Which of its keys; all if there is none.
+    wanted: Option<Box<dyn Fn(u64) -> bool + Send>>,
     /// The keys are gone through in so many parts.
     passes: u32,
     pass: u32,
@@ -342,6 +343,11 @@ impl Blocks<'_> {
         Ok(false)
     }
 
+    /// The tables of the snapshot, of whose shape each block is.
+    pub(crate) fn tables(&self) -> &[TableConfig] {
+        &self.snapshot.manifest().tables
+    }
+
     /// Notes which increment has the newest word on each of the pass's keys.
     fn begin_pass(&mut self) -> Result<(), SnapshotError> {
         let mut newest = std::mem::take(&mut self.newest);
@@ -351,7 +357,7 @@ impl Blocks<'_> {
             let mut rows = RowFiles::new(&*snapshot.fs, part, self.table);
             while rows.next(&mut self.read)? {
                 let table = self.read.table;
-                let wanted = self.read.keys.iter().filter(|&&key| self.in_pass(key) && (self.wanted)(key));
+                let wanted = self.read.keys.iter().filter(|&&key| self.in_pass(key) && self.is_wanted(key));
                 let keys = wanted.map(|&key| ((table as u32, key), number as u32));
                 newest.extend(keys);
             }
@@ -368,12 +374,21 @@ impl Blocks<'_> {
     fn counts(&self, key: u64, chunks: u16) -> bool {
         let table = self.read.table;
         let newest = self.newest.get(&(table as u32, key)).map_or(0, |&part| part as usize);
-        chunks > 0 && newest == self.part && self.in_pass(key) && (self.wanted)(key)
+        chunks > 0 && newest == self.part && self.in_pass(key) && self.is_wanted(key)
+    }
+
+    fn is_wanted(&self, key: u64) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted(key))
     }
 
     fn all_wanted(&self) -> bool {
-        !self.read.keys.is_empty()
-            && self.read.keys.iter().zip(&self.read.chunks).all(|(&key, &chunks)| self.counts(key, chunks))
+        // A full snapshot has no rows that are gone, and each row once.
+        let all = self.wanted.is_none() && self.snapshot.parts.len() == 1;
+        !self.read.keys.is_empty() && (all || self.all_count())
+    }
+
+    fn all_count(&self) -> bool {
+        self.read.keys.iter().zip(&self.read.chunks).all(|(&key, &chunks)| self.counts(key, chunks))
     }
 
     fn filter(&self, block: &mut RowBlock) {
