@@ -238,7 +238,7 @@ BUGS = [
     Bug("bug_phase_asked_before_the_claim", "src/chain.rs",
         CLAIM_THEN_PHASE, PHASE_THEN_CLAIM,
         "loom", "snapshot_that_begins_beside_updates_has_each_row_once"),
-    Bug("bug_phase_set_before_the_image_is_kept", "src/chain.rs",
+    Bug("bug_phase_set_before_the_image_is_kept", "src/chain/saved.rs",
         SAVE_THEN_PHASE, PHASE_THEN_SAVE + SAVE_THEN_PHASE,
         "loom", "snapshot_has_a_row_once_as_it_was_before_an_update"),
     Bug("bug_moved_row_is_in_the_old_phase", "src/sequence.rs",

@@ -14,14 +14,18 @@
 //!
 //! Records are reused only after a grace period, so under one pin an index that was found keeps meaning its row.
 
+mod layout;
 mod near;
+mod saved;
 
-use crate::config::Optimizer;
+pub(crate) use layout::{Ordinals, RowLayout};
+pub(crate) use saved::{IMAGE_HEADER, SavedChunk};
+
 use crate::directory::Probe;
 use crate::failpoint::{Point, reach};
 use crate::hash::{join, low};
 use crate::id::{ChunkIndex, Info};
-use crate::moment::{Keep, Moment};
+use crate::moment::Moment;
 use crate::rowcopy;
 use crate::sequence::{self, Claim, Gone, Unclaimed};
 use crate::slab::{Records, Slab};
@@ -33,118 +37,15 @@ const HASH: usize = 1;
 const HEAD_INFO: usize = 2;
 /// Where rows have more than one chunk.
 const HEAD_LINK: usize = 3;
-/// Words of an image before the row's own state.
-pub(crate) const IMAGE_HEADER: usize = 4;
 /// Positions in a tail record.
 const TAIL_LINK: usize = 0;
 const TAIL_INFO: usize = 1;
 const TAIL_PAYLOAD: usize = 2;
 
-/// How the rows of a table are laid out.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RowLayout {
-    pub(crate) dim: usize,
-    /// Dimensions of a chunk.
-    pub(crate) chunk: usize,
-    /// Chunks of a whole row.
-    pub(crate) chunks: usize,
-    /// Words of weights and state of one chunk.
-    payload: usize,
-    /// Where a head has the state that the row has once, and its payload if there is none.
-    row_state: usize,
-    head_payload: usize,
-}
-
-impl RowLayout {
-    pub(crate) fn new(dim: usize, chunk: usize, optimizer: &Optimizer) -> RowLayout {
-        let chunk = chunk.min(dim);
-        let chunks = dim.div_ceil(chunk);
-        let row_state = if chunks > 1 { HEAD_LINK + 1 } else { HEAD_LINK };
-        RowLayout {
-            dim,
-            chunk,
-            chunks,
-            payload: chunk + optimizer.chunk_state_words(chunk),
-            row_state,
-            head_payload: row_state + optimizer.row_state_words(),
-        }
-    }
-
-    pub(crate) fn head_words(&self) -> usize {
-        self.head_payload + self.payload
-    }
-
-    pub(crate) fn tail_words(&self) -> usize {
-        TAIL_PAYLOAD + self.payload
-    }
-
-    /// Words of weights and state of one chunk.
-    #[inline]
-    pub(crate) fn payload_words(&self) -> usize {
-        self.payload
-    }
-
-    /// Most words of a row's image.
-    pub(crate) fn image_words_max(&self) -> usize {
-        IMAGE_HEADER + self.row_state_words() + self.chunks * (1 + self.payload)
-    }
-
-    /// Words of state that a row has once: 0 or 1.
-    pub(crate) fn row_state_words(&self) -> usize {
-        self.head_payload - self.row_state
-    }
-
-    /// The dimensions of a chunk.
-    #[inline]
-    pub(crate) fn dims(&self, ordinal: usize) -> std::ops::Range<usize> {
-        ordinal * self.chunk..((ordinal + 1) * self.chunk).min(self.dim)
-    }
-}
-
-/// A set of ordinals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Ordinals([u64; 4]);
-
-impl Ordinals {
-    #[inline]
-    pub(crate) fn insert(&mut self, ordinal: usize) {
-        self.0[ordinal / 64] |= 1 << (ordinal % 64);
-    }
-
-    #[inline]
-    pub(crate) fn contains(&self, ordinal: usize) -> bool {
-        self.0[ordinal / 64] >> (ordinal % 64) & 1 == 1
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// From the lowest to the highest.
-    #[inline]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.into_iter().zip([0, 64, 128, 192]).flat_map(|(mut bits, first)| {
-            std::iter::from_fn(move || {
-                let bit = bits.trailing_zeros() as usize;
-                let is_set = bits != 0;
-                bits &= bits.wrapping_sub(1);
-                is_set.then_some(first + bit)
-            })
-        })
-    }
-}
-
 /// A chunk to make: its ordinal, the utility it starts with, and its weights and state.
 pub(crate) struct NewChunk<'a> {
     pub(crate) info: Info,
     pub(crate) payload: &'a [f32],
-}
-
-/// A chunk as it was saved.
-pub(crate) struct SavedChunk<'a> {
-    pub(crate) info: Info,
-    pub(crate) weights: &'a [f32],
-    pub(crate) state: &'a [f32],
 }
 
 /// The rows of one table: their layout and the slabs their records are in.
@@ -367,23 +268,6 @@ impl<'s> Chains<'s> {
         }
     }
 
-    /// Calls `visit` with the claimed row if it is not saved yet: it then is, and not changed since.
-    pub(crate) fn save(&self, head: ChunkIndex, visit: impl FnOnce(&Claim<'s>)) {
-        // Without a claim first: what is in the new phase stays in it.
-        if !sequence::is_of_before(self.heads.record(head), self.moment.phase()) {
-            return;
-        }
-        // Gone: whoever ended it, or moved it, has kept its image.
-        let Ok(mut claim) = self.look(head) else { return };
-        if claim.phase() == self.moment.phase() {
-            return;
-        }
-        visit(&claim);
-        reach(Point::RowSaved);
-        claim.clean();
-        claim.change_phase();
-    }
-
     /// Claims the row to look at it.
     pub(crate) fn look(&self, head: ChunkIndex) -> Result<Claim<'s>, Gone> {
         let mut claim = sequence::claim(self.heads.record(head))?;
@@ -410,41 +294,6 @@ impl<'s> Chains<'s> {
     fn of_now(&self, row: RowAt, claim: Claim<'s>) -> Option<Claim<'s>> {
         // The phase is asked for after the claim: see `moment.rs`.
         if claim.phase() == self.moment.phase() { Some(claim) } else { self.keep_image(row, claim) }
-    }
-
-    #[cold]
-    fn keep_image(&self, row: RowAt, mut claim: Claim<'s>) -> Option<Claim<'s>> {
-        let size = self.image_words(&claim);
-        match self.moment.keep(claim.was_changed(), size, |image| self.copy_image(row, &claim, image)) {
-            Keep::Done => {
-                claim.change_phase();
-                Some(claim)
-            }
-            Keep::Full => {
-                claim.unchanged();
-                None
-            }
-        }
-    }
-
-    /// Words of a claimed row's image.
-    fn image_words(&self, claim: &Claim<'s>) -> usize {
-        IMAGE_HEADER + self.layout.row_state_words() + self.chunks(claim).count() * (1 + self.layout.payload)
-    }
-
-    /// Adds the image of a claimed row: its table, its hash, its number of chunks, its own state; then each chunk's info,
-    /// weights and state.
-    pub(crate) fn copy_image(&self, row: RowAt, claim: &Claim<'s>, image: &mut Vec<u32>) {
-        let begin = image.len();
-        // Relaxed: it stays until the record is reused.
-        image.extend([self.table, self.heads.record(row.1)[HASH].load(Ordering::Relaxed), row.0, 0]);
-        // Relaxed: under the claim.
-        image.extend(self.row_state(claim).map(|word| word.load(Ordering::Relaxed)));
-        for chunk in self.chunks(claim) {
-            image[begin + IMAGE_HEADER - 1] += 1;
-            image.push(chunk.info.load(Ordering::Relaxed));
-            rowcopy::append(&chunk.payload[..self.layout.payload], image);
-        }
     }
 
     /// The chunks of a claimed row, the head's first.
@@ -496,43 +345,6 @@ impl<'s> Chains<'s> {
         }
         rowcopy::store(chunk.payload, &record[self.layout.head_payload..]);
         sequence::start(record, self.moment.phase());
-    }
-
-    /// Writes a row as it was saved, not changed since, into records that nobody else can reach yet: the head's, then those
-    /// of its tails. `chunk` gives the chunk of each.
-    #[inline]
-    pub(crate) fn init_saved<'a>(
-        &self,
-        records: &[ChunkIndex],
-        hash: u64,
-        row_state: f32,
-        chunk: impl Fn(usize) -> SavedChunk<'a>,
-    ) {
-        // Relaxed throughout: published with the head's index, by the directory's Release.
-        let write = |chunk: SavedChunk<'_>, info: &AtomicU32, payload: &[AtomicU32]| {
-            info.store(chunk.info.pack(), Ordering::Relaxed);
-            let (weights, state) = payload.split_at(self.layout.chunk);
-            rowcopy::store(chunk.weights, weights);
-            rowcopy::store(chunk.state, state);
-        };
-        let head = self.heads.record(records[0]);
-        head[HASH].store(low(hash), Ordering::Relaxed);
-        if self.layout.head_payload > self.layout.row_state {
-            head[self.layout.row_state].store(row_state.to_bits(), Ordering::Relaxed);
-        }
-        write(chunk(0), &head[HEAD_INFO], &head[self.layout.head_payload..]);
-        let mut link = self.head_link(head);
-        for (number, &tail) in records.iter().enumerate().skip(1) {
-            let record = self.tails.record(tail);
-            write(chunk(number), &record[TAIL_INFO], &record[TAIL_PAYLOAD..]);
-            if let Some(before) = link.replace(&record[TAIL_LINK]) {
-                before.store(tail.raw(), LINK_STORE);
-            }
-        }
-        if let Some(last) = link {
-            last.store(0, LINK_STORE);
-        }
-        sequence::start_saved(head, self.moment.phase());
     }
 
     /// Ends a head that was written and could not be published. Its record is the caller's to free.

@@ -62,7 +62,8 @@ impl Pace {
             self.trained = Some(now);
         }
         // A thread that was not here before has done nothing for this snapshot.
-        let worked = self.used.filter(|_| self.is_trained(now)).map_or(Duration::ZERO, |before| used.saturating_sub(before));
+        let worked =
+            self.used.filter(|_| self.is_trained(now)).map_or(Duration::ZERO, |before| used.saturating_sub(before));
         worked.min(REST_MOST).mul_f32(self.share.recip() - 1.0).min(REST_MOST)
     }
 }

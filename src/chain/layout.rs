@@ -1,0 +1,98 @@
+//! How rows are cut into chunks, and where records have what.
+
+use super::{HEAD_LINK, IMAGE_HEADER, TAIL_PAYLOAD};
+use crate::config::Optimizer;
+
+/// How the rows of a table are laid out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RowLayout {
+    pub(crate) dim: usize,
+    /// Dimensions of a chunk.
+    pub(crate) chunk: usize,
+    /// Chunks of a whole row.
+    pub(crate) chunks: usize,
+    /// Words of weights and state of one chunk.
+    pub(super) payload: usize,
+    /// Where a head has the state that the row has once, and its payload if there is none.
+    pub(super) row_state: usize,
+    pub(super) head_payload: usize,
+}
+
+impl RowLayout {
+    pub(crate) fn new(dim: usize, chunk: usize, optimizer: &Optimizer) -> RowLayout {
+        let chunk = chunk.min(dim);
+        let chunks = dim.div_ceil(chunk);
+        let row_state = if chunks > 1 { HEAD_LINK + 1 } else { HEAD_LINK };
+        RowLayout {
+            dim,
+            chunk,
+            chunks,
+            payload: chunk + optimizer.chunk_state_words(chunk),
+            row_state,
+            head_payload: row_state + optimizer.row_state_words(),
+        }
+    }
+
+    pub(crate) fn head_words(&self) -> usize {
+        self.head_payload + self.payload
+    }
+
+    pub(crate) fn tail_words(&self) -> usize {
+        TAIL_PAYLOAD + self.payload
+    }
+
+    /// Words of weights and state of one chunk.
+    #[inline]
+    pub(crate) fn payload_words(&self) -> usize {
+        self.payload
+    }
+
+    /// Most words of a row's image.
+    pub(crate) fn image_words_max(&self) -> usize {
+        IMAGE_HEADER + self.row_state_words() + self.chunks * (1 + self.payload)
+    }
+
+    /// Words of state that a row has once: 0 or 1.
+    pub(crate) fn row_state_words(&self) -> usize {
+        self.head_payload - self.row_state
+    }
+
+    /// The dimensions of a chunk.
+    #[inline]
+    pub(crate) fn dims(&self, ordinal: usize) -> std::ops::Range<usize> {
+        ordinal * self.chunk..((ordinal + 1) * self.chunk).min(self.dim)
+    }
+}
+
+/// A set of ordinals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ordinals([u64; 4]);
+
+impl Ordinals {
+    #[inline]
+    pub(crate) fn insert(&mut self, ordinal: usize) {
+        self.0[ordinal / 64] |= 1 << (ordinal % 64);
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, ordinal: usize) -> bool {
+        self.0[ordinal / 64] >> (ordinal % 64) & 1 == 1
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// From the lowest to the highest.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().zip([0, 64, 128, 192]).flat_map(|(mut bits, first)| {
+            std::iter::from_fn(move || {
+                let bit = bits.trailing_zeros() as usize;
+                let is_set = bits != 0;
+                bits &= bits.wrapping_sub(1);
+                is_set.then_some(first + bit)
+            })
+        })
+    }
+}
