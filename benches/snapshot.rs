@@ -106,6 +106,16 @@ fn thread_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+/// Processor time that this process has used, or those that it started.
+fn processor_seconds(whose: libc::c_int) -> f64 {
+    // SAFETY: all zeroes are a legal value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a valid place for the answer.
+    unsafe { libc::getrusage(whose, &raw mut usage) };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 #[derive(Default)]
 struct Turn {
     times: Vec<f64>,
@@ -198,10 +208,22 @@ fn load(directory: &Directory) -> Outcome<f64> {
     Ok(seconds)
 }
 
-fn seconds(work: impl FnOnce() -> std::io::Result<()>) -> Outcome<f64> {
-    let begin = Instant::now();
-    work()?;
-    Ok(begin.elapsed().as_secs_f64())
+/// Seconds that something took, and how much of a processor.
+#[derive(Default)]
+struct Took {
+    seconds: Vec<f64>,
+    used: Vec<f64>,
+}
+
+impl Took {
+    /// Work of this process, which tells the seconds, or of one that it starts.
+    fn note(&mut self, whose: libc::c_int, work: impl FnOnce() -> Outcome<Option<f64>>) -> Outcome<()> {
+        let (begin, used) = (Instant::now(), processor_seconds(whose));
+        let told = work()?;
+        self.seconds.push(told.unwrap_or(begin.elapsed().as_secs_f64()));
+        self.used.push(processor_seconds(whose) - used);
+        Ok(())
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -266,23 +288,31 @@ fn beside(args: &Args, trainer: &mut Trainer, directory: &Directory) -> Outcome<
 
 /// Saving and loading while nobody trains, in turns with dd.
 fn by_itself(args: &Args, trainer: &Trainer, directory: &Directory, dir: &Path) -> Outcome<()> {
-    let (mut saves, mut writes, mut loads, mut reads) = (vec![], vec![], vec![], vec![]);
+    let [mut saves, mut writes, mut loads, mut reads] = std::array::from_fn(|_| Took::default());
     let (plain, mut bytes) = (dir.join("plain"), 0);
     for _ in 0..args.repetitions {
-        let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, directory)?;
-        bytes = saved.bytes;
-        saves.push(saved.seconds);
-        writes.push(seconds(|| disk::dd_write(&plain, bytes))?);
-        loads.push(load(directory)?);
-        reads.push(seconds(|| disk::dd_read(&plain))?);
+        saves.note(libc::RUSAGE_SELF, || {
+            let saved = save(trainer.store.snapshot(SnapshotKind::Full)?, directory)?;
+            bytes = saved.bytes;
+            Ok(Some(saved.seconds))
+        })?;
+        writes.note(libc::RUSAGE_CHILDREN, || Ok(disk::dd_write(&plain, bytes).map(|()| None)?))?;
+        loads.note(libc::RUSAGE_SELF, || load(directory).map(Some))?;
+        reads.note(libc::RUSAGE_CHILDREN, || Ok(disk::dd_read(&plain).map(|()| None)?))?;
         std::fs::remove_dir_all(&plain)?;
     }
     let live = trainer.store.stats().live;
     println!("file size: {:.3} x the live bytes", bytes as f64 / live as f64);
     for (what, ours, theirs) in [("saved alone", saves, writes), ("loaded", loads, reads)] {
-        let (ours, theirs) = (median(ours), median(theirs));
+        let (our_time, their_time) = (median(ours.seconds), median(theirs.seconds));
+        let (our_use, their_use) = (median(ours.used) * 1e3, median(theirs.used) * 1e3);
         let rate = |seconds: f64| bytes as f64 / seconds / 1e6;
-        println!("{what}: {:.0} MB/s, dd {:.0} MB/s: {:.2}", rate(ours), rate(theirs), theirs / ours);
+        println!(
+            "{what}: {:.0} MB/s, dd {:.0} MB/s: {:.2}; processor time {our_use:.0} ms, dd {their_use:.0} ms",
+            rate(our_time),
+            rate(their_time),
+            their_time / our_time
+        );
     }
     Ok(())
 }
