@@ -7,7 +7,7 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// Of one processor, what reading and writing a snapshot take while the store is trained, unless told otherwise.
-const SHARE: f32 = 0.3;
+const SHARE: f32 = 0.2;
 /// The store is trained if a step ended so lately.
 const LATELY: Duration = Duration::from_millis(500);
 /// The longest rest at a time.
@@ -91,7 +91,7 @@ mod tests {
         near(pace.due(8, begin + ms(600), ms(510)), 0.0);
         near(pace.due(9, begin + ms(700), ms(510)), 0.03);
         for (share, rest) in
-            [(1.0, 0.0), (7.0, 0.0), (0.5, 0.01), (0.0, 0.2), (-1.0, 0.2), (f32::NAN, 0.01 * 0.7 / 0.3)]
+            [(1.0, 0.0), (7.0, 0.0), (0.5, 0.01), (0.0, 0.2), (-1.0, 0.2), (f32::NAN, 0.01 * 0.8 / 0.2)]
         {
             pace.set(share);
             near(pace.due(9, begin + ms(700), ms(510)), rest);

@@ -191,7 +191,7 @@ impl LiveSnapshot {
     }
 
     /// Sets which part of a processor the thread that reads and saves this takes, 0.01 to 1, while the store is trained (a
-    /// step ended in the last half second): between blocks it rests, unless rows that changed wait for it. By default 0.3. More
+    /// step ended in the last half second): between blocks it rests, unless rows that changed wait for it. By default 0.2. More
     /// ends sooner, and takes more from those who train.
     #[must_use]
     pub fn share(mut self, share: f32) -> LiveSnapshot {
