@@ -15,7 +15,7 @@ mod disk;
 mod options;
 
 use dimslab::snapshot::Directory;
-use dimslab::{LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
+use dimslab::{HugePages, LiveSnapshot, SnapshotKind, Store, StoreConfig, TableConfig, TableId};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ struct Args {
     steps: usize,
     repetitions: usize,
     dir: Option<PathBuf>,
-    huge_pages: bool,
+    huge_pages: HugePages,
     share: Option<f32>,
 }
 
@@ -46,7 +46,7 @@ impl Args {
             steps: 300,
             repetitions: 5,
             dir: None,
-            huge_pages: false,
+            huge_pages: HugePages::Later,
             share: None,
         };
         options::each(|name, value| {
@@ -57,7 +57,9 @@ impl Args {
                 "--budget" => args.budget = value.parse()?,
                 "--steps" => args.steps = value.parse()?,
                 "--repetitions" => args.repetitions = value.parse()?,
-                "--huge-pages" => args.huge_pages = value.parse()?,
+                "--huge-pages" => {
+                    args.huge_pages = if value.parse()? { HugePages::FirstUse } else { HugePages::Never };
+                }
                 "--share" => args.share = Some(value.parse()?),
                 "--dir" => args.dir = Some(value.into()),
                 _ => return Ok(false),

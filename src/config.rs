@@ -274,6 +274,39 @@ pub enum Policy {
     Fiited(FiitedConfig),
 }
 
+/// When rows come to huge pages of 2 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum HugePages {
+    /// Never.
+    Never,
+    /// Once growth has gone by: a thread of the store moves what is in memory, 2 MiB at a time, and rests in between. No byte
+    /// more is held. Where the budget is smaller than 512 MiB, or the system cannot do it (Linux can from 6.1), rows stay
+    /// where they are; [`Stats::moved`](crate::Stats::moved) tells how many bytes were moved.
+    #[default]
+    Later,
+    /// From the first use on, as far as the system has them. That use takes a moment, longest where the system has to find
+    /// the memory; memory comes and goes 2 MiB at a time, and the largest record sizes of small budgets leave more of it
+    /// free. A system that has no such pages is an error when the store is made.
+    FirstUse,
+}
+
+impl HugePages {
+    /// As it is written in snapshots; the first ones told only whether it was from the first use.
+    fn written<'de, D: serde::Deserializer<'de>>(source: D) -> Result<HugePages, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            FromFirstUse(bool),
+            Name(HugePages),
+        }
+        Ok(match Written::deserialize(source)? {
+            Written::FromFirstUse(false) => HugePages::default(),
+            Written::FromFirstUse(true) => HugePages::FirstUse,
+            Written::Name(when) => when,
+        })
+    }
+}
+
 /// How fast utilities are forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Decay {
@@ -370,7 +403,8 @@ pub struct StoreConfig {
     pub(crate) deterministic: bool,
     pub(crate) resident_target: f64,
     pub(crate) snapshots: bool,
-    pub(crate) huge_pages: bool,
+    #[serde(deserialize_with = "HugePages::written")]
+    pub(crate) huge_pages: HugePages,
 }
 
 impl StoreConfig {
@@ -389,7 +423,7 @@ impl StoreConfig {
             deterministic: false,
             resident_target: Self::DEFAULT_RESIDENT_TARGET,
             snapshots: false,
-            huge_pages: false,
+            huge_pages: HugePages::Later,
         }
     }
 
@@ -437,12 +471,10 @@ impl StoreConfig {
         self
     }
 
-    /// Rows are kept in huge pages of 2 MiB, as far as the system has them. Random rows of stores much larger than the
-    /// processor's caches are then read faster. Memory comes and goes 2 MiB at a time, which takes a moment, longest where
-    /// it is the first use of the system's memory; the largest record sizes of small budgets leave more of it free. A
-    /// system that has no such pages is an error when the store is made. Defaults to false.
+    /// When rows come to huge pages of 2 MiB. Random rows of stores much larger than the processor's caches are then read
+    /// faster. Defaults to [`HugePages::Later`].
     #[must_use]
-    pub fn huge_pages(mut self, huge_pages: bool) -> Self {
+    pub fn huge_pages(mut self, huge_pages: HugePages) -> Self {
         self.huge_pages = huge_pages;
         self
     }

@@ -101,7 +101,7 @@ mod superblocks;
 mod sync;
 mod watch;
 
-pub use config::{Decay, Fallback, FiitedConfig, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
+pub use config::{Decay, Fallback, FiitedConfig, HugePages, Init, Keys, Optimizer, Policy, StoreConfig, TableConfig};
 pub use error::{ConfigError, StoreError, Violation};
 pub use id::TableId;
 #[cfg(not(loom))]

@@ -4,8 +4,8 @@
 //! *decommitted* by telling the system that its pages are no longer wanted, after which they read as zero. All of it is
 //! seen as 32-bit atomic words, because rows are read while they are written.
 //!
-//! Superblocks as large as a huge page begin where one can: the system may then have each in a huge page of its own, and
-//! takes it back as a whole.
+//! Superblocks as large as a huge page begin where one can: the system may then have each in a huge page of its own, from
+//! the first use or later, and takes it back as a whole.
 
 use crate::failpoint::{Point, fault};
 use crate::sync::AtomicU32;
@@ -85,6 +85,18 @@ impl Region {
         }
         let bytes = self.superblocks as usize * self.superblock_words * 4;
         self.memory.advise_range(memmap2::Advice::HugePage, self.skipped, bytes)
+    }
+
+    /// Moves a superblock, which is as large as a huge page, to one.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn collapse(&self, index: u32) -> io::Result<()> {
+        let bytes = self.superblock_words * 4;
+        let start = self.superblock(index).as_ptr().cast_mut().cast::<libc::c_void>();
+        // SAFETY: the range lies inside the mapping, begins at a page, and holds the same words afterwards.
+        if unsafe { libc::madvise(start, bytes, libc::MADV_COLLAPSE) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     pub(crate) fn superblocks(&self) -> u32 {

@@ -10,6 +10,8 @@
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::region::{FIRST_SUPERBLOCK, Region};
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+use crate::region::{HUGE_PAGE, page_bytes};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::watch;
 use crossbeam_epoch::Guard;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 pub(crate) const EVACUATING: u32 = 1 << 31;
 /// Marks a superblock whose slots were all taken to give it back: it is no slab's any more.
 pub(crate) const RETIRED: u32 = 1 << 30;
+/// Marks a superblock that was moved to a huge page.
+const IN_HUGE_PAGE: u32 = 1 << 29;
 
 /// Why no chunk could be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +37,14 @@ pub(crate) enum AllocError {
 pub(crate) struct Superblocks {
     region: Region,
     budget: Arc<Budget>,
-    /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`] and [`RETIRED`] above.
+    /// Slab number + 1 of the slab that has the superblock, 0 for none; [`EVACUATING`], [`RETIRED`] and [`IN_HUGE_PAGE`] above.
     owner: Box<[AtomicU32]>,
     vacant: Box<[AtomicU64]>,
     /// As good as vacant, but the system did not take the memory back, so its bytes are still held: had first.
     kept: Box<[AtomicU64]>,
     committed: AtomicU64,
+    /// How often one was acquired.
+    taken: AtomicU64,
 }
 
 /// Clears the lowest set bit below `limit` and returns its number.
@@ -75,13 +81,54 @@ impl Superblocks {
         }
         let kept = zeroed_bits(region.superblocks());
         let owner = (0..region.superblocks()).map(|_| AtomicU32::new(0)).collect();
-        Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0) })
+        Ok(Superblocks { region, budget, owner, vacant, kept, committed: AtomicU64::new(0), taken: AtomicU64::new(0) })
     }
 
     /// Asks the system to have each superblock, of [`HUGE_PAGE`](crate::region::HUGE_PAGE) bytes, in a huge page.
     #[cfg(not(any(loom, shuttle, fuzzing)))]
     pub(crate) fn ask_for_huge_pages(&self) -> io::Result<()> {
         self.region.ask_for_huge_pages()
+    }
+
+    /// Whether superblocks are as large as a huge page.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn can_be_moved(&self) -> bool {
+        self.bytes_each() == HUGE_PAGE && page_bytes() == 4096
+    }
+
+    /// Moves a superblock to a huge page, if a slab has it, all of its memory is in use already, so that it takes no more of
+    /// it then, and it has not been moved. Returns whether it was. The guard keeps it from being given back meanwhile.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn move_to_huge_page(&self, superblock: u32, _guard: &Guard) -> io::Result<bool> {
+        let owner = self.owner[superblock as usize].load(Ordering::Relaxed);
+        if owner == 0
+            || owner & (RETIRED | IN_HUGE_PAGE) != 0
+            || self.region.resident_bytes(superblock)? < self.bytes_each()
+        {
+            return Ok(false);
+        }
+        self.region.collapse(superblock)?;
+        self.mark(superblock, IN_HUGE_PAGE);
+        Ok(true)
+    }
+
+    /// How often a superblock was acquired.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    #[inline]
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Numbers of superblocks.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn numbers(&self) -> std::ops::Range<u32> {
+        FIRST_SUPERBLOCK..self.end()
+    }
+
+    /// Bytes of superblocks that were moved to huge pages.
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        let moved = |owner: &&AtomicU32| owner.load(Ordering::Relaxed) & IN_HUGE_PAGE != 0;
+        self.owner.iter().filter(moved).count() as u64 * self.bytes_each()
     }
 
     /// Heap bytes of this structure and of one slab's `available` bits, for `superblocks` superblocks.
@@ -111,10 +158,10 @@ impl Superblocks {
         (self.region.words(), self.region.superblock_words())
     }
 
-    /// A superblock's owner word.
+    /// A superblock's owner word, but for its kind of pages.
     #[inline]
     pub(crate) fn owner(&self, superblock: u32) -> u32 {
-        self.owner[superblock as usize].load(Ordering::Relaxed)
+        self.owner[superblock as usize].load(Ordering::Relaxed) & !IN_HUGE_PAGE
     }
 
     /// Sets a mark in a superblock's owner word.
@@ -172,6 +219,7 @@ impl Superblocks {
         // Before the owner is set: from then on a late `offer` may lead a thread to its bits.
         watch::acquired(self.region.superblock(index));
         self.owner[index as usize].store(slab + 1, Ordering::Relaxed);
+        self.taken.fetch_add(1, Ordering::Relaxed);
         Ok(index)
     }
 

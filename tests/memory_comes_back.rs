@@ -1,8 +1,10 @@
 //! What is pruned leaves the process: resident bytes follow live bytes down, directories included.
 
 use dimslab::{
-    ConfigError, FiitedConfig, Optimizer, Policy, Stats, Store, StoreConfig, StoreError, TableConfig, TableId,
+    ConfigError, FiitedConfig, HugePages, Optimizer, Policy, Stats, Store, StoreConfig, StoreError, TableConfig,
+    TableId,
 };
+use std::time::{Duration, Instant};
 
 const BUDGET: u64 = 36 << 20;
 const DIM: usize = 16;
@@ -76,7 +78,7 @@ fn resident_bytes_follow_live_bytes_down_and_up_again() {
 #[test]
 fn rows_in_huge_pages_come_and_go_within_the_budget() {
     const HUGE_PAGE: u64 = 2 << 20;
-    let config = StoreConfig::new(64 << 20).policy(Policy::None).huge_pages(true);
+    let config = StoreConfig::new(64 << 20).policy(Policy::None).huge_pages(HugePages::FirstUse);
     let store = match Store::new(config, vec![TableConfig::new("t", DIM)]) {
         // Where the system has none, which the error says.
         Err(error) => return assert!(matches!(error, ConfigError::HugePages(_)), "{error}"),
@@ -101,6 +103,49 @@ fn rows_in_huge_pages_come_and_go_within_the_budget() {
     store.gather(table, &keys[..1000], &mut out).unwrap();
     assert!(out.iter().all(|&weight| weight != 0.0));
     store.validate().unwrap();
+}
+
+/// Catches: memory that a store does not hold coming back with a huge page, and a superblock that is moved only once.
+#[test]
+fn superblocks_move_to_huge_pages_when_growth_has_gone_by() {
+    const SUPERBLOCK: u64 = 2 << 20;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).take(2).collect();
+    if version < vec![6, 1] {
+        return println!("skipped: Linux {release} moves nothing to huge pages");
+    }
+    let config = StoreConfig::new(512 << 20).policy(Policy::None);
+    let store = Store::new(config, vec![TableConfig::new("t", DIM).chunk(DIM)]).unwrap();
+    let (table, keys) = (TableId::new(0), (0..250_000).collect::<Vec<u64>>());
+    let all_moved = |least: u64| {
+        let begin = Instant::now();
+        while store.stats().moved < least && begin.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        store.stats()
+    };
+    for round in 1..=2 {
+        // The first gradient makes a row, the second steps it.
+        for keys in keys.chunks(2048).chain(keys.chunks(2048)) {
+            store.apply_gradients(table, keys, &vec![1.0; keys.len() * DIM]).unwrap();
+        }
+        let stats = store.stats();
+        assert!(stats.active >= 6 * SUPERBLOCK, "{stats:?}");
+        // All but what is not full yet, or is on its way back.
+        let moved = all_moved(stats.active - 2 * SUPERBLOCK);
+        assert!(moved.moved >= stats.active - 2 * SUPERBLOCK, "round {round}: {moved:?}");
+        assert!(moved.resident <= moved.held, "{moved:?}");
+        store.validate().unwrap();
+        let mut out = vec![0.0; keys.len() * DIM];
+        store.gather(table, &keys, &mut out).unwrap();
+        assert!(out.iter().all(|&weight| weight != 0.0));
+        for &key in &keys[10..] {
+            store.remove(table, key).unwrap();
+        }
+        store.prune().unwrap();
+        let few = store.stats();
+        assert!(few.active <= 2 * SUPERBLOCK && few.moved <= few.active && few.resident <= few.held, "{few:?}");
+    }
 }
 
 #[test]

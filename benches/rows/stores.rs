@@ -6,8 +6,9 @@ use super::maps;
 use crate::Outcome;
 use crate::keys::mix;
 use dimslab::simd::Kernels;
-use dimslab::{Optimizer, Policy, Pooling, Store, StoreConfig, TableConfig, TableId};
+use dimslab::{HugePages, Optimizer, Policy, Pooling, Store, StoreConfig, TableConfig, TableId};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows of one dimension by key. A key's lower half is its number below the store's size, from which a flat array finds
 /// its row; the upper half tells how often that number was given to a new key.
@@ -41,7 +42,7 @@ pub(crate) enum Kind {
     /// A line of an index, then a row.
     Indexed,
     /// Chunks of so many dimensions (0: the longest), which rows it has, and on what pages.
-    Dimslab(usize, Lengths, Pages),
+    Dimslab(usize, Lengths, HugePages),
     Map(maps::Index, maps::Place),
 }
 
@@ -74,16 +75,16 @@ pub(crate) fn kinds() -> Vec<(String, Kind)> {
         ("flat, prefetch".to_owned(), Kind::Flat(Pages::Small, AHEAD)),
         (FLAT.to_owned(), Kind::Flat(Pages::Small, 0)),
         ("index line, then row".to_owned(), Kind::Indexed),
-        ("dimslab".to_owned(), Kind::Dimslab(0, Lengths::Full, Pages::Small)),
-        (HUGE.to_owned(), Kind::Dimslab(0, Lengths::Full, Pages::Huge)),
-        ("dimslab, default policy".to_owned(), Kind::Dimslab(0, Lengths::Counted, Pages::Small)),
-        ("dimslab, mixed lengths".to_owned(), Kind::Dimslab(0, Lengths::Mixed, Pages::Small)),
+        ("dimslab".to_owned(), Kind::Dimslab(0, Lengths::Full, HugePages::Later)),
+        (HUGE.to_owned(), Kind::Dimslab(0, Lengths::Full, HugePages::FirstUse)),
+        ("dimslab, default policy".to_owned(), Kind::Dimslab(0, Lengths::Counted, HugePages::Later)),
+        ("dimslab, mixed lengths".to_owned(), Kind::Dimslab(0, Lengths::Mixed, HugePages::Later)),
     ];
     for chunk in [4, 16] {
-        kinds.push((format!("dimslab, chunk {chunk}"), Kind::Dimslab(chunk, Lengths::Full, Pages::Small)));
+        kinds.push((format!("dimslab, chunk {chunk}"), Kind::Dimslab(chunk, Lengths::Full, HugePages::Later)));
         kinds.push((
             format!("dimslab, chunk {chunk}, mixed lengths"),
-            Kind::Dimslab(chunk, Lengths::Mixed, Pages::Small),
+            Kind::Dimslab(chunk, Lengths::Mixed, HugePages::Later),
         ));
     }
     for index in maps::INDEXES {
@@ -221,11 +222,19 @@ pub(crate) fn ample(rows: u64, dim: usize, chunk: usize) -> u64 {
     rows * (dim * 4 + dim.div_ceil(chunk) * 12 + 40) as u64 / 4 * 5 + (64 << 20)
 }
 
+/// Until no more superblocks come to huge pages.
+fn wait_for_moves(store: &Store) {
+    let mut moved = u64::MAX;
+    while std::mem::replace(&mut moved, store.stats().moved) != moved {
+        std::thread::sleep(Duration::from_secs(3));
+    }
+}
+
 impl Dimslab {
-    fn new(rows: u64, dim: usize, chunk: usize, lengths: Lengths, pages: Pages) -> Outcome<Dimslab> {
+    fn new(rows: u64, dim: usize, chunk: usize, lengths: Lengths, pages: HugePages) -> Outcome<Dimslab> {
         let chunk = if chunk == 0 { longest_chunk(dim) } else { chunk };
         let rule = TableConfig::new("rows", dim).chunk(chunk).optimizer(Optimizer::Sgd { lr: RATE });
-        let config = StoreConfig::new(ample(rows, dim, chunk)).huge_pages(pages == Pages::Huge);
+        let config = StoreConfig::new(ample(rows, dim, chunk)).huge_pages(pages);
         let config = if lengths == Lengths::Full { config.policy(Policy::None) } else { config };
         let offsets = (0..=KEYS_MAX / BAG).map(|bag| bag * BAG).collect();
         Ok(Dimslab { store: Store::new(config, vec![rule])?, grads: vec![1.0; KEYS_MAX * dim], dim, lengths, offsets })
@@ -276,6 +285,7 @@ impl RowStore for Dimslab {
             let stats = self.store.stats();
             self.store.prune_to(stats.held - stats.weights / 2)?;
         }
+        wait_for_moves(&self.store);
         let stats = self.store.stats();
         let beside = stats.held - stats.free - stats.sketch - stats.weights;
         eprintln!(

@@ -26,6 +26,7 @@ mod shape;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
+use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
 use bucket::{TOMBSTONE, row_word};
 use crossbeam_epoch::{Guard, Pointer, Shared};
@@ -73,6 +74,8 @@ type Slot = Atomic<Segment>;
 
 const ROOT_BYTES: u64 = size_of::<[Slot; 1 << ROOT_BITS]>() as u64;
 const NODE_BYTES: u64 = size_of::<Node>() as u64;
+/// Levels of slots that a processor's nearest caches hold: 64 slots, and 1024.
+const NEAR_LEVELS: usize = 2;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
@@ -127,6 +130,21 @@ struct Place<'d, 'g> {
     bits: u32,
 }
 
+/// A slot on the way to a tag's segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'d> {
+    slot: &'d Slot,
+    /// The bits of the tag that have not led anywhere yet, from the top.
+    rest: u32,
+}
+
+impl<'d> Way<'d> {
+    #[inline]
+    fn through(self, node: &'d Node) -> Way<'d> {
+        Way { slot: &node.slots[(self.rest >> (32 - NODE_BITS)) as usize], rest: self.rest << NODE_BITS }
+    }
+}
+
 impl Directory {
     /// Bytes of an empty directory.
     pub(crate) const EMPTY_BYTES: u64 = ROOT_BYTES + Segment::EMPTY_BYTES;
@@ -167,22 +185,31 @@ impl Directory {
         unsafe { self.place(tag, guard).there.deref() }.newest(tag, guard)
     }
 
-    /// Begins to look for `tag`: finds the bucket where its words begin, and asks the processor for that. So many look-ups
-    /// abreast wait for memory together; the slots above, of which there are a few bytes for each segment, seldom are far.
+    /// Begins to look for `tag`: follows the slots that are used so often that they are near, and asks the processor for the
+    /// one behind them, of which there are a few bytes for each segment.
     #[inline]
-    pub(crate) fn approach<'g>(&'g self, tag: u32, guard: &'g Guard) -> Near<'g> {
-        let mut slot = &self.root[(tag >> (32 - ROOT_BITS)) as usize];
-        // The bits that have not led anywhere yet, from the top.
-        let mut rest = tag << ROOT_BITS;
+    pub(crate) fn set_out(&self, tag: u32, guard: &Guard) -> Way<'_> {
+        let mut way = Way { slot: &self.root[(tag >> (32 - ROOT_BITS)) as usize], rest: tag << ROOT_BITS };
+        for _ in 0..NEAR_LEVELS {
+            let Some(node) = node_of(way.slot, way.slot.load(Ordering::Acquire, guard)) else { return way };
+            way = way.through(node);
+        }
+        rowcopy::prefetch((&raw const *way.slot).cast());
+        way
+    }
+
+    /// Goes on to the bucket where the words of a tag begin, and asks the processor for that. So many look-ups abreast wait
+    /// for memory together.
+    #[inline]
+    pub(crate) fn approach<'g>(&'g self, mut way: Way<'g>, tag: u32, guard: &'g Guard) -> Near<'g> {
         loop {
             // Acquire: as in `place`.
-            let there = slot.load(Ordering::Acquire, guard);
-            let Some(node) = node_of(slot, there) else {
+            let there = way.slot.load(Ordering::Acquire, guard);
+            let Some(node) = node_of(way.slot, there) else {
                 // SAFETY: as in `segment`.
                 return unsafe { Near::new(there, tag) };
             };
-            slot = &node.slots[(rest >> (32 - NODE_BITS)) as usize];
-            rest <<= NODE_BITS;
+            way = way.through(node);
         }
     }
 

@@ -295,7 +295,7 @@ fn row_that_stages_lead_to_is_read_whole() {
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         let there = {
             let guard = no_guard();
-            rows.directory.approach(TAG, guard).through_all_stages(TAG, guard)
+            rows.directory.approach(rows.directory.set_out(TAG, guard), TAG, guard).through_all_stages(TAG, guard)
         };
         assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
         assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));

@@ -79,7 +79,7 @@ impl<'i> Adder<'i> {
         let (inner, directory) = (self.inner, &self.table.directory);
         let mut guard = inner.reclaimer.pin();
         for (hash, _) in group {
-            directory.approach(tag(*hash), &guard).ask_elsewhere();
+            directory.approach(directory.set_out(tag(*hash), &guard), tag(*hash), &guard).ask_elsewhere();
         }
         for (position, (hash, row)) in group.iter().enumerate() {
             let mut attempts = 0;

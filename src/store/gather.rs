@@ -4,7 +4,7 @@
 use super::table::Table;
 use super::{Inner, Pooling};
 use crate::chain::{Chains, Head, Ordinals};
-use crate::directory::{AtHome, Near};
+use crate::directory::{AtHome, Near, Way};
 use crate::hash::tag;
 use crate::id::ChunkIndex;
 use crate::simd::Kernels;
@@ -14,7 +14,8 @@ use crossbeam_epoch::Guard;
 const GROUP: usize = 8;
 /// How many groups after it began a group comes to its words, to those that are not where they begin, to its rows' tails, and
 /// to its rows. Between two stages the lines arrive that the first has asked for.
-const TO_WORD: usize = 2;
+const TO_BUCKET: usize = 1;
+const TO_WORD: usize = TO_BUCKET + 2;
 const TO_ELSEWHERE: usize = TO_WORD + 2;
 const TO_TAIL: usize = TO_ELSEWHERE + 1;
 const TO_ROW: usize = TO_TAIL + 1;
@@ -25,6 +26,7 @@ const GROUPS: usize = 8;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Located<'g> {
     pub(super) hash: u64,
+    way: Option<Way<'g>>,
     near: Option<Near<'g>>,
     /// A row of the key's tag, not yet known to be the key's own.
     candidate: Option<Head<'g>>,
@@ -55,7 +57,7 @@ pub(super) fn in_order<'g>(
         if turn < groups {
             for (slot, &key) in ring[turn % GROUPS].iter_mut().zip(&keys[turn * GROUP..]) {
                 slot.hash = resolve(key);
-                slot.near = Some(table.directory.approach(tag(slot.hash), guard));
+                slot.way = Some(table.directory.set_out(tag(slot.hash), guard));
             }
         }
         // The group that has come to a stage, if one has.
@@ -63,6 +65,11 @@ pub(super) fn in_order<'g>(
             let group = turn.checked_sub(stage).filter(|&group| group < groups)?;
             Some((group, GROUP.min(keys.len() - group * GROUP)))
         };
+        if let Some((group, members)) = at(TO_BUCKET) {
+            for slot in &mut ring[group % GROUPS][..members] {
+                slot.near = slot.way.map(|way| table.directory.approach(way, tag(slot.hash), guard));
+            }
+        }
         if let Some((group, members)) = at(TO_WORD) {
             let mut others = 0;
             for (member, slot) in ring[group % GROUPS][..members].iter_mut().enumerate() {

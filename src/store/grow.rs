@@ -97,7 +97,8 @@ impl Inner {
     /// Asks the processor for where the directories have the rows of candidates, or will have them.
     fn ask_for_buckets(&self, candidates: &[Candidate], guard: &Guard) {
         for candidate in candidates {
-            self.tables[candidate.table.index()].directory.approach(tag(candidate.hash), guard).ask_elsewhere();
+            let (directory, tag) = (&self.tables[candidate.table.index()].directory, tag(candidate.hash));
+            directory.approach(directory.set_out(tag, guard), tag, guard).ask_elsewhere();
         }
     }
 }

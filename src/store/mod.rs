@@ -1,6 +1,7 @@
 //! The store: tables over shared slabs, under one budget, with one policy.
 
 mod adder;
+mod bell;
 mod check;
 mod clock;
 mod compact;
@@ -9,6 +10,8 @@ pub(crate) mod fuzzing;
 mod gather;
 mod grow;
 mod iter;
+#[cfg(not(any(shuttle, fuzzing)))]
+mod mover;
 mod newcomers;
 mod pace;
 mod plan;
@@ -37,6 +40,8 @@ pub use snapshot::{LiveSnapshot, SnapshotKind};
 pub use stats::{Events, Stats, TableStats};
 
 use crate::budget::Budget;
+#[cfg(not(any(shuttle, fuzzing)))]
+use crate::config::HugePages;
 use crate::config::{Decay, Policy, StoreConfig, TableConfig};
 use crate::directory::Directory;
 use crate::error::{ConfigError, StoreError, Violation};
@@ -49,6 +54,8 @@ use crate::superblocks::{AllocError, Superblocks};
 use crate::sync::{AtomicBool, AtomicU32, Mutex};
 use clock::Clock;
 use grow::{Candidate, Growth};
+#[cfg(not(any(shuttle, fuzzing)))]
+use mover::Mover;
 use newcomers::Newcomers;
 use plan::Plan;
 use pruner::Pruner;
@@ -158,6 +165,8 @@ struct Inner {
 pub struct Store {
     inner: Arc<Inner>,
     pruner: Option<Pruner>,
+    #[cfg(not(any(shuttle, fuzzing)))]
+    mover: Option<Mover>,
 }
 
 impl Store {
@@ -170,12 +179,19 @@ impl Store {
         Store::with(Inner::new(config, tables)?)
     }
 
-    /// A store of what it is made of, with its pruning thread.
+    /// A store of what it is made of, with its threads.
     fn with(inner: Inner) -> Result<Store, ConfigError> {
         let inner = Arc::new(inner);
         let background = inner.sketch.is_some() && !inner.config.deterministic;
         let pruner = if background { Some(Pruner::start(&inner)?) } else { None };
-        Ok(Store { inner, pruner })
+        #[cfg(not(any(shuttle, fuzzing)))]
+        let later = inner.config.huge_pages == HugePages::Later && inner.superblocks.can_be_moved();
+        Ok(Store {
+            pruner,
+            #[cfg(not(any(shuttle, fuzzing)))]
+            mover: if later { Some(Mover::start(&inner)?) } else { None },
+            inner,
+        })
     }
 
     /// The table called `name`.
@@ -272,10 +288,18 @@ impl Store {
         self.finish(applied, growth)
     }
 
+    fn notice_growth(&self) {
+        #[cfg(not(any(shuttle, fuzzing)))]
+        if let Some(mover) = &self.mover {
+            mover.notice(&self.inner);
+        }
+    }
+
     fn finish(&self, mut applied: Applied, growth: Growth) -> Result<Applied, StoreError> {
         applied.admitted = growth.admitted;
         applied.grown = growth.grown;
         applied.refused = growth.refused;
+        self.notice_growth();
         self.inner.refusal(&growth)?;
         Ok(applied)
     }
@@ -296,6 +320,7 @@ impl Store {
             report.admitted = growth.admitted;
             report.grown = growth.grown;
             report.refused = growth.refused;
+            self.notice_growth();
             if self.inner.round_is_due() {
                 report.round = Some(self.inner.round());
             }
@@ -399,7 +424,7 @@ impl Inner {
         let superblocks =
             Superblocks::new(plan.superblocks, plan.superblock_bytes, Arc::clone(&budget)).map_err(reserve)?;
         #[cfg(not(any(shuttle, fuzzing)))]
-        if config.huge_pages {
+        if config.huge_pages == HugePages::FirstUse {
             superblocks.ask_for_huge_pages().map_err(ConfigError::HugePages)?;
         }
         let superblocks = Arc::new(superblocks);

@@ -5,6 +5,8 @@ use super::round::RoundScratch;
 use super::shared_rows::SharedRows;
 use super::table::Table;
 use crate::chain::RowLayout;
+#[cfg(not(any(shuttle, fuzzing)))]
+use crate::config::HugePages;
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::error::ConfigError;
 #[cfg(not(any(shuttle, fuzzing)))]
@@ -15,6 +17,9 @@ use crate::superblocks::Superblocks;
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
 #[cfg(not(any(shuttle, fuzzing)))]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+/// From this budget on superblocks are as large as a huge page, if rows are to be moved to such: a 256th of it at most.
+#[cfg(not(any(shuttle, fuzzing)))]
+const MOVED_FROM: u64 = 512 << 20;
 /// In models a superblock has room for three rows.
 #[cfg(shuttle)]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 128..=128;
@@ -50,7 +55,11 @@ fn snapshot_bytes(config: &StoreConfig, layouts: &[RowLayout]) -> (u64, u64) {
 /// A power of two.
 fn superblock_bytes(config: &StoreConfig) -> u64 {
     #[cfg(not(any(shuttle, fuzzing)))]
-    if config.huge_pages {
+    if config.huge_pages == HugePages::FirstUse {
+        return HUGE_PAGE;
+    }
+    #[cfg(not(any(shuttle, fuzzing)))]
+    if config.huge_pages == HugePages::Later && config.budget >= MOVED_FROM {
         return HUGE_PAGE;
     }
     let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());

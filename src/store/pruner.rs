@@ -1,32 +1,26 @@
 //! The thread that prunes beside training.
 
 use super::Inner;
+use super::bell::Bell;
 use crate::error::ConfigError;
 use crate::region::thread_time;
 use crate::sync::thread::{Builder, JoinHandle};
-use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::Instant;
 
-#[derive(Default)]
-struct Signal {
-    wanted: bool,
-    stop: bool,
-}
-
 /// A running pruning thread. It ends when this is dropped.
 pub(super) struct Pruner {
-    signal: Arc<(Mutex<Signal>, Condvar)>,
+    bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pruner {
     pub(super) fn start(inner: &Arc<Inner>) -> Result<Pruner, ConfigError> {
-        let signal = Arc::new((Mutex::new(Signal::default()), Condvar::new()));
-        let (theirs, inner) = (Arc::clone(&signal), Arc::clone(inner));
+        let bell = Arc::new(Bell::default());
+        let (theirs, inner) = (Arc::clone(&bell), Arc::clone(inner));
         let builder = Builder::new().name("dimslab-pruner".to_owned());
         let thread = builder.spawn(move || run(&inner, &theirs)).map_err(ConfigError::Thread)?;
-        Ok(Pruner { signal, thread: Some(thread) })
+        Ok(Pruner { bell, thread: Some(thread) })
     }
 
     /// Whether the thread has panicked: it does not end otherwise while this is there.
@@ -48,49 +42,22 @@ impl Pruner {
 
     /// Asks for a round.
     pub(super) fn wake(&self) {
-        let (state, changed) = &*self.signal;
-        state.lock().wanted = true;
-        changed.notify_one();
+        self.bell.ring();
     }
 }
 
-fn run(inner: &Inner, signal: &(Mutex<Signal>, Condvar)) {
-    let (state, changed) = signal;
-    loop {
-        let mut state = state.lock();
-        while !state.wanted && !state.stop {
-            changed.wait(&mut state);
-        }
-        if state.stop {
-            return;
-        }
-        state.wanted = false;
-        drop(state);
+fn run(inner: &Inner, bell: &Bell) {
+    while bell.hear() {
         let (begin, used) = (Instant::now(), thread_time());
         inner.round();
-        inner.move_breadth(rest(signal, begin + (thread_time() - used).div_f32(inner.round_share())));
+        let rested = bell.rest(begin + (thread_time() - used).div_f32(inner.round_share()));
+        inner.move_breadth(rested.rung);
     }
-}
-
-/// Waits until then, or until the store goes. Returns whether a round was asked for meanwhile.
-#[cfg(not(shuttle))]
-fn rest((state, changed): &(Mutex<Signal>, Condvar), until: Instant) -> bool {
-    let mut state = state.lock();
-    while !state.stop && !changed.wait_until(&mut state, until).timed_out() {}
-    state.wanted
-}
-
-/// In a model no time passes.
-#[cfg(shuttle)]
-fn rest(_: &(Mutex<Signal>, Condvar), _: Instant) -> bool {
-    false
 }
 
 impl Drop for Pruner {
     fn drop(&mut self) {
-        let (state, changed) = &*self.signal;
-        state.lock().stop = true;
-        changed.notify_one();
+        self.bell.end();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was reported when it happened; the store's memory is still freed in order.
             let _ = thread.join();

@@ -74,6 +74,8 @@ pub struct Stats {
     pub active: u64,
     /// In memory now: resident pages of the superblocks, and everything else that is held.
     pub resident: u64,
+    /// Of them, those that were moved to huge pages ([`HugePages::Later`](crate::HugePages::Later)).
+    pub moved: u64,
     /// Held for neither weights, state, sketch nor free memory: keys, links, utilities, directories, bookkeeping.
     pub metadata: u64,
     /// Address space reserved and not committed.
@@ -135,6 +137,7 @@ impl Inner {
             live: allocated + rows * 8 + sketch + shared_bytes,
             active,
             resident: held - active.min(held) + in_memory,
+            moved: self.superblocks.moved_bytes(),
             metadata: held
                 .saturating_sub(weights + optimizer + sketch + free + retired + self.budget.awaiting() + kept),
             retained: self.superblocks.reserved_bytes() - active,

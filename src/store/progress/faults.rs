@@ -74,7 +74,7 @@ fn few_indices(policy: Policy, deterministic: bool) -> (Store, u64) {
     let slab = Arc::get_mut(&mut inner.slabs).unwrap().get_mut(heads);
     slab.limit_superblocks(2);
     let slots = u64::from(slab.slots());
-    (Store { inner: Arc::new(inner), pruner: None }, slots)
+    (Store { inner: Arc::new(inner), pruner: None, mover: None }, slots)
 }
 
 #[test]
