@@ -33,9 +33,6 @@ pub(crate) const METHODS: [(&str, &str); 15] = [
     ("dimslab", "the store"),
 ];
 
-/// AdaEmbed's, in rows.
-const PRUNING: Pruning =
-    Pruning { unit: usize::MAX, score: Score::FrequencyGradient, scaled: true, whole: 0.25, period: 250, decay: 0.8 };
 /// The part of the oracles' budget that goes to shared rows.
 const ORACLE_SHARED: f64 = 0.3;
 /// The frozen oracle knows this part of the stream.
@@ -73,7 +70,7 @@ impl Kind {
     fn named(name: &str) -> Option<Kind> {
         let rows = |score| {
             let scaled = score != Score::Random;
-            Kind::Pruned(Pruning { unit: usize::MAX, score, scaled, ..PRUNING })
+            Kind::Pruned(Pruning { score, scaled, ..Pruning::ADAEMBED })
         };
         Some(match name {
             "full" => Kind::Full,
@@ -85,7 +82,7 @@ impl Kind {
             "frequency" => rows(Score::Frequency),
             "gradient" => rows(Score::Gradient),
             "random" => rows(Score::Random),
-            "fiited" => Kind::Pruned(Pruning { unit: 4, ..PRUNING }),
+            "fiited" => Kind::Pruned(Pruning { unit: 4, ..Pruning::ADAEMBED }),
             "oracle" => Kind::Oracle { share: ORACLE_SHARED, frozen: false },
             "oracle-frozen" => Kind::Oracle { share: ORACLE_SHARED, frozen: true },
             "cafe" => Kind::Cafe { share: cafe::SHARED },
@@ -108,6 +105,11 @@ impl Kind {
                 "decay" => put(&mut pruning.decay, value) && pruning.decay > 0.0 && pruning.decay <= 1.0,
                 "whole" => part(value).map(|part| pruning.whole = part).is_some(),
                 "scaled" => put(&mut pruning.scaled, value),
+                "worth" => part(value).map(|part| pruning.worth = part).is_some(),
+                "start" => put(&mut pruning.start, value),
+                "global" => put(&mut pruning.global, value),
+                "numbered" => put(&mut pruning.numbered, value),
+                "charge" => put(&mut pruning.charge, value) && pruning.charge <= 1024,
                 _ => false,
             },
             Kind::Oracle { share, .. } | Kind::Cafe { share } if name == "share" => {
@@ -234,6 +236,7 @@ impl Spec {
 
 #[cfg(test)]
 mod tests {
+    use super::super::start::Start;
     use super::super::stream::tests::Listed;
     use super::*;
 
@@ -259,10 +262,20 @@ mod tests {
         let Kind::Store(stored) = spec.kind else { panic!("{spec:?}") };
         assert_eq!((stored.chunk, stored.missing, stored.policy.hysteresis), (8, Missing::Hashed(0.1), 0.5));
         assert_eq!(stored.policy.decay, Decay::PerCapacity(2.0));
-        let spec: Spec = "adaembed+period=7+scaled=false".parse().unwrap();
-        assert!(matches!(spec.kind, Kind::Pruned(Pruning { period: 7, scaled: false, .. })));
-        for text in ["", "hashh", "hash+rows=3", "dimslab+chunk", "dimslab+chunk=x", "cafe+share=2", "fiited+period=0"]
-        {
+        let spec: Spec = "adaembed+period=7+scaled=false+worth=0+start=own+numbered=false+charge=8".parse().unwrap();
+        let wanted = Pruning {
+            period: 7,
+            scaled: false,
+            worth: 0.0,
+            start: Start::Own,
+            numbered: false,
+            charge: 8,
+            ..Pruning::ADAEMBED
+        };
+        assert_eq!(spec.kind, Kind::Pruned(wanted));
+        let settings = ["adaembed+start=x", "adaembed+start=random:-1", "adaembed+charge=9999", "fiited+period=0"];
+        let names = ["", "hashh", "hash+rows=3", "dimslab+chunk", "dimslab+chunk=x", "cafe+share=2"];
+        for text in settings.into_iter().chain(names) {
             let error = text.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains("is no method") || error.contains("is no setting"), "{text}: {error}");
         }

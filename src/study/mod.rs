@@ -25,6 +25,7 @@ mod pruned;
 mod ranking;
 pub(crate) mod record;
 mod sketched;
+mod start;
 mod stored;
 pub(crate) mod stream;
 pub(crate) mod trial;

@@ -4,24 +4,26 @@
 //! As in both papers ids name *virtual* rows, and each unit of a virtual row (the row itself, or a chunk of it) keeps a
 //! score and the address of its memory, whether it has any or not: 8 bytes. Where that alone would take more than half
 //! of the budget, there are fewer virtual rows than ids and ids share them by hash. What has no memory reads as zero and
-//! starts at zero when it gets some, without optimizer state.
+//! starts at zero when it gets some, without optimizer state; other starts ([`Start`]) are for ablations.
 //!
 //! Small tables are not pruned, as in the papers' evaluations: the smallest ones, as long as all of their rows together take
 //! at most a part of the memory (`whole`). Without that rule a percentile over rows makes them lose.
 //!
 //! Every so many steps scores are compared over all tables, after division by their table's 95th percentile over the
-//! units that were accessed (`scaled`). If more than a twentieth of the memory would change hands, it does.
+//! units that were accessed (`scaled`). If more than a twentieth of the memory would change hands, it does (`worth`).
+//! Without `global` each table has its own part of the memory, by its units, and scores compete within their table.
+
+use std::ops::Range;
 
 use super::flat::{Rows, Sums, level, norm, shared_row, unit};
 use super::ranking::{Place, Ranking};
+use super::start::{self, Departed, Start};
 use super::{Held, Method, StudyError, Training};
 use crate::data::mix;
 
 /// Bytes that a unit costs whether it has memory or not: its score and its address.
 const UNIT_BYTES: u64 = 8;
 const NOWHERE: u32 = u32::MAX;
-/// The part of the memory that must change hands for a round to be worth it (AdaEmbed, section 4.2).
-const WORTH: f64 = 0.05;
 
 /// What a unit's score adds up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,33 @@ pub(crate) struct Pruning {
     pub(crate) period: u64,
     /// What scores are multiplied by over a period.
     pub(crate) decay: f32,
+    /// The part of the memory that must change hands for a round to be worth it.
+    pub(crate) worth: f64,
+    /// Weights of what gets memory.
+    pub(crate) start: Start,
+    /// One memory for all tables.
+    pub(crate) global: bool,
+    /// Ids have virtual rows by number, as long as there is one for each; else by hash, but for whole tables.
+    pub(crate) numbered: bool,
+    /// Bytes that a virtual row is charged beyond its units' scores and addresses, such as for a key.
+    pub(crate) charge: u64,
+}
+
+impl Pruning {
+    /// AdaEmbed's, in rows (sections 4.2 and 6.1).
+    pub(crate) const ADAEMBED: Pruning = Pruning {
+        unit: usize::MAX,
+        score: Score::FrequencyGradient,
+        scaled: true,
+        whole: 0.25,
+        period: 250,
+        decay: 0.8,
+        worth: 0.05,
+        start: Start::Zero,
+        global: true,
+        numbered: true,
+        charge: 0,
+    };
 }
 
 pub(crate) struct Pruned {
@@ -58,6 +87,7 @@ pub(crate) struct Pruned {
     tables: Vec<Table>,
     memory: Rows,
     free: Vec<u32>,
+    departed: Departed,
     ranking: Ranking,
     steps: u64,
     /// What an increment made now is worth: it grows instead of all scores shrinking.
@@ -72,8 +102,19 @@ struct Table {
     rows: usize,
     /// Never pruned.
     whole: bool,
+    /// Units with memory, and the most of them.
+    live: usize,
+    quota: usize,
     scores: Vec<f32>,
     addresses: Vec<u32>,
+}
+
+/// Units by feature and number: those that lose their memory, those that must get some, and those that may.
+#[derive(Default)]
+struct Moves {
+    leaving: Vec<(usize, usize)>,
+    surely: Vec<(usize, usize)>,
+    within: Vec<(usize, usize)>,
 }
 
 impl Pruned {
@@ -92,12 +133,14 @@ impl Pruned {
             return Err(StudyError::TooSmall { method: "a pruned table", budget, needed });
         };
         let units = dim / pruning.unit;
-        let row_bytes = UNIT_BYTES * units as u64;
+        let row_bytes = UNIT_BYTES * units as u64 + pruning.charge;
         let rows = level(sizes, (room / 2 / row_bytes) as usize);
         let table = |(&size, &rows): (&usize, &usize)| Table {
             size,
             rows,
             whole: false,
+            live: 0,
+            quota: rows * units,
             scores: vec![0.0; rows * units],
             addresses: vec![NOWHERE; rows * units],
         };
@@ -112,12 +155,16 @@ impl Pruned {
             table.whole = table.rows >= table.size && table.size <= exempt;
             exempt = if table.whole { exempt - table.size } else { 0 };
         }
+        if !pruning.global {
+            split(&mut tables, memory);
+        }
         Ok(Pruned {
             dim,
             pruning,
             tables,
             memory: Rows::zeros(memory, pruning.unit, training),
             free: (0..memory as u32).rev().collect(),
+            departed: Departed::default(),
             ranking: Ranking::new(),
             steps: 0,
             inflation: 1.0,
@@ -128,56 +175,83 @@ impl Pruned {
 
     fn row_of(&self, feature: usize, id: u32) -> Option<usize> {
         let table = &self.tables[feature];
-        shared_row(mix(self.seed ^ feature as u64), id, table.size, table.rows)
+        let size = if self.pruning.numbered || table.whole { table.size } else { usize::MAX };
+        shared_row(mix(self.seed ^ feature as u64), id, size, table.rows)
     }
 
     fn units(&self) -> usize {
         self.dim / self.pruning.unit
     }
 
-    /// Compares all scores and moves memory to the highest.
+    /// Compares scores and moves memory to the highest.
     fn round(&mut self) {
         let scales: Vec<f32> = (0..self.tables.len()).map(|feature| self.scale(feature)).collect();
-        let tables = self.tables.iter().zip(&scales);
+        let memory = (self.memory.bytes() / Rows::row_bytes(self.pruning.unit)) as usize;
+        let mut moves = Moves::default();
+        if self.pruning.global {
+            self.compare(0..self.tables.len(), memory, &scales, &mut moves);
+        } else {
+            for feature in 0..self.tables.len() {
+                self.compare(feature..feature + 1, self.tables[feature].quota, &scales, &mut moves);
+            }
+        }
+        let Moves { leaving, surely, within } = moves;
+        if surely.len().max(leaving.len()) as f64 <= self.pruning.worth * memory as f64 {
+            return;
+        }
+        for (feature, unit) in leaving {
+            let table = &mut self.tables[feature];
+            let address = std::mem::replace(&mut table.addresses[unit], NOWHERE);
+            table.live -= 1;
+            if self.pruning.start == Start::Own {
+                self.departed.keep((feature, unit), self.memory.row(address as usize));
+            }
+            self.free.push(address);
+        }
+        for (feature, unit) in surely.into_iter().chain(within) {
+            self.give(feature, unit);
+        }
+    }
+
+    /// Which units of some tables should come and go so that their first `memory` have memory.
+    fn compare(&mut self, of: Range<usize>, memory: usize, scales: &[f32], moves: &mut Moves) {
+        let tables = self.tables[of.clone()].iter().zip(&scales[of.clone()]);
         self.ranking
             .count(tables.flat_map(|(table, scale)| table.scores.iter().map(move |score| scaled(*score, *scale))));
-        let memory = self.memory.bytes() / Rows::row_bytes(self.pruning.unit);
-        let first = self.ranking.first(memory);
+        let first = self.ranking.first(memory as u64);
         // Where only some of a bin are wanted, those that have memory go first.
         let mut quota = first.of_bin;
-        let mut leaving: Vec<(usize, usize)> = Vec::new();
-        let mut coming: [Vec<(usize, usize)>; 2] = [Vec::new(), Vec::new()];
-        for (feature, (table, scale)) in self.tables.iter().zip(&scales).enumerate() {
+        for feature in of {
+            let (table, scale) = (&self.tables[feature], scales[feature]);
             for (unit, (score, &address)) in table.scores.iter().zip(&table.addresses).enumerate() {
-                match (first.place(scaled(*score, *scale)), address != NOWHERE) {
-                    (Place::Above, false) => coming[0].push((feature, unit)),
+                match (first.place(scaled(*score, scale)), address != NOWHERE) {
+                    (Place::Above, false) => moves.surely.push((feature, unit)),
                     (Place::Within, true) if quota > 0 => quota -= 1,
-                    (Place::Within, false) => coming[1].push((feature, unit)),
-                    (Place::Below | Place::Within, true) => leaving.push((feature, unit)),
+                    (Place::Within, false) => moves.within.push((feature, unit)),
+                    (Place::Below | Place::Within, true) => moves.leaving.push((feature, unit)),
                     (Place::Above, true) | (Place::Below, false) => {}
                 }
             }
         }
-        if coming[0].len().max(leaving.len()) as f64 <= WORTH * memory as f64 {
-            return;
-        }
-        for (feature, unit) in leaving {
-            let address = std::mem::replace(&mut self.tables[feature].addresses[unit], NOWHERE);
-            self.free.push(address);
-        }
-        let [surely, within] = coming;
-        for (feature, unit) in surely.into_iter().chain(within) {
-            if !self.give(feature, unit) {
-                break;
-            }
-        }
     }
 
-    /// Gives a unit memory, all zeros, if there is any.
+    /// Gives a unit memory if there is any for its table.
     fn give(&mut self, feature: usize, unit: usize) -> bool {
+        let table = &mut self.tables[feature];
+        if table.live >= table.quota {
+            return false;
+        }
         let Some(address) = self.free.pop() else { return false };
-        self.memory.restart(address as usize, &vec![0.0; self.pruning.unit]);
-        self.tables[feature].addresses[unit] = address;
+        table.addresses[unit] = address;
+        table.live += 1;
+        let before = self.memory.row(address as usize);
+        let weights = match self.pruning.start {
+            Start::Zero => vec![0.0; self.pruning.unit],
+            Start::Inherited => before.to_vec(),
+            Start::Own => self.departed.take((feature, unit)).unwrap_or_else(|| vec![0.0; self.pruning.unit]),
+            Start::Random(bound) => start::random(self.seed, (feature, unit), self.pruning.unit, bound),
+        };
+        self.memory.restart(address as usize, &weights);
         true
     }
 
@@ -264,7 +338,9 @@ impl Method for Pruned {
     }
 
     fn held(&self) -> Held {
-        let virtual_bytes = |table: &Table| ((table.scores.len() + table.addresses.len()) * 4) as u64;
+        let charge = self.pruning.charge;
+        let virtual_bytes =
+            |table: &Table| (table.scores.len() + table.addresses.len()) as u64 * 4 + table.rows as u64 * charge;
         let tables: u64 = self.tables.iter().map(virtual_bytes).sum();
         let free = self.memory.bytes() / Rows::row_bytes(self.pruning.unit) * size_of::<u32>() as u64;
         let now = tables + self.memory.bytes() + free + Ranking::BYTES;
@@ -282,6 +358,15 @@ impl Method for Pruned {
     }
 }
 
+/// Gives each table its part of the memory: whole tables all that they need, the others by their units.
+fn split(tables: &mut [Table], memory: usize) {
+    let units = |whole: bool| tables.iter().filter(|t| t.whole == whole).map(|t| t.quota as u64).sum::<u64>();
+    let (all, left) = (units(false).max(1), (memory as u64).saturating_sub(units(true)));
+    for table in tables.iter_mut().filter(|table| !table.whole) {
+        table.quota = (u128::from(left) * table.quota as u128 / u128::from(all)) as usize;
+    }
+}
+
 /// A score that compares with those of other tables: finite, and zero if the unit was never accessed.
 fn scaled(score: f32, scale: f32) -> f32 {
     (score * scale).min(f32::MAX)
@@ -292,125 +377,4 @@ fn unit_score(seed: u64, feature: usize, unit_number: usize) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TRAINING: Training = Training { lr: 0.1, eps: 1e-8, seed: 3 };
-    const ROWS: Pruning =
-        Pruning { unit: 4, score: Score::FrequencyGradient, scaled: true, whole: 0.0, period: 1, decay: 0.8 };
-
-    /// Room for `rows` rows beside all metadata of `ids` ids.
-    fn with_room(ids: usize, rows: u64, pruning: Pruning) -> Pruned {
-        let memory = rows * (4 / pruning.unit) as u64 * (Rows::row_bytes(pruning.unit) + 4);
-        let virtual_rows = ids as u64 * UNIT_BYTES * (4 / pruning.unit) as u64;
-        let budget = Ranking::BYTES + 4 * (memory + virtual_rows);
-        let mut made = Pruned::new(&[ids], 4, budget, TRAINING, pruning).unwrap();
-        assert!(made.held().now <= budget);
-        let rows = rows as usize * (4 / pruning.unit);
-        made.memory = Rows::zeros(rows, pruning.unit, TRAINING);
-        made.free = (0..rows as u32).rev().collect();
-        made
-    }
-
-    fn dims(method: &Pruned, ids: usize) -> Vec<u16> {
-        method.own_dims(0, ids)
-    }
-
-    #[test]
-    fn the_budget_is_met_and_used_whatever_the_ratio() {
-        let sizes = [100, 50_000];
-        let full = 50_100 * Rows::row_bytes(16);
-        for (unit, part) in [(16, 2), (16, 5), (16, 20), (16, 100), (4, 5), (4, 20), (4, 100)] {
-            let made = Pruned::new(&sizes, 16, full / part, TRAINING, Pruning { unit, ..ROWS }).unwrap();
-            let arrays: usize = made.tables.iter().map(|t| t.scores.capacity() + t.addresses.capacity()).sum();
-            let allocated = arrays * 4 + made.free.capacity() * 4 + made.ranking_bytes();
-            assert_eq!(made.held().now, made.memory.bytes() + allocated as u64);
-            assert!(made.held().now <= full / part && made.held().now * 100 > full / part * 98);
-        }
-    }
-
-    impl Pruned {
-        fn ranking_bytes(&self) -> usize {
-            Ranking::BYTES as usize
-        }
-    }
-
-    #[test]
-    fn frequency_times_gradient_keeps_what_is_both() {
-        let often_weak = (0u32, 4, 0.3f32); // 4 accesses: summed gradient 1.2, times 4
-        let rare_strong = (1u32, 1, 2.0f32);
-        let rare_weak = (2u32, 1, 0.1f32);
-        for (score, kept) in [(Score::FrequencyGradient, 0), (Score::Frequency, 0), (Score::Gradient, 1)] {
-            let mut method = with_room(3, 1, Pruning { score, ..ROWS });
-            for (id, count, size) in [rare_weak, often_weak, rare_strong] {
-                let gradients = vec![size; count * 4];
-                method.train(0, &vec![id; count], &gradients).unwrap();
-            }
-            assert_eq!(dims(&method, 3), [0, 0, 4], "who came first has the memory");
-            method.end_step().unwrap();
-            let mut wanted = [0; 3];
-            wanted[kept] = 4;
-            assert_eq!(dims(&method, 3), wanted, "{score:?}");
-            // What comes back starts at zero.
-            let mut out = [1.0; 4];
-            method.lookup(0, &[kept as u32], &mut out).unwrap();
-            assert_eq!(out, [0.0; 4]);
-        }
-    }
-
-    #[test]
-    fn chunks_are_kept_one_by_one() {
-        let mut method = with_room(2, 1, Pruning { unit: 2, ..ROWS });
-        method.train(0, &[0, 1], &[1.0, 1.0, 0.1, 0.1, 0.2, 0.2, 3.0, 3.0]).unwrap();
-        method.end_step().unwrap();
-        assert_eq!(dims(&method, 2), [2, 2]);
-        method.train(0, &[0, 1], &[1.0; 8]).unwrap();
-        let mut out = [9.0; 8];
-        method.lookup(0, &[0, 1], &mut out).unwrap();
-        assert!(out[0] < 0.0 && out[2] == 0.0 && out[4] == 0.0 && out[6] < 0.0, "{out:?}");
-    }
-
-    #[test]
-    fn percentiles_make_tables_compare() {
-        for (scaled, kept) in [(true, [1, 0]), (false, [0, 1])] {
-            let mut method = Pruned::new(&[40, 40], 4, 1 << 20, TRAINING, Pruning { scaled, ..ROWS }).unwrap();
-            method.memory = Rows::zeros(1, 4, TRAINING);
-            method.free = vec![0];
-            // The second table's gradients are a thousand times the first's; in the first, id 0 stands out.
-            for id in 0..40u32 {
-                method.train(0, &[id], &[if id == 0 { 1.0 } else { 0.01 }; 4]).unwrap();
-                method.train(1, &[id], &[1000.0 + id as f32; 4]).unwrap();
-            }
-            method.end_step().unwrap();
-            let live = |feature| method.own_dims(feature, 40).iter().filter(|&&dims| dims > 0).count();
-            assert_eq!([live(0), live(1)], kept);
-        }
-    }
-
-    #[test]
-    fn small_tables_are_left_whole() {
-        for (whole, kept) in [(0.0, 0), (0.5, 3)] {
-            let pruning = Pruning { whole, ..ROWS };
-            let mut method = Pruned::new(&[3, 40], 4, 20 * 36 + 43 * 8 + Ranking::BYTES, TRAINING, pruning).unwrap();
-            for _ in 0..3 {
-                method.train(0, &[0, 1, 2], &[0.001; 12]).unwrap();
-                let ids: Vec<u32> = (0..40).chain(0..40).collect();
-                method.train(1, &ids, &[5.0; 320]).unwrap();
-            }
-            method.pruning.scaled = false;
-            method.end_step().unwrap();
-            assert_eq!(method.own_dims(0, 3).iter().filter(|&&dims| dims > 0).count(), kept);
-        }
-    }
-
-    #[test]
-    fn old_scores_count_less() {
-        let mut method = with_room(2, 1, Pruning { period: 2, decay: 0.1, ..ROWS });
-        method.train(0, &[0], &[1.0; 4]).unwrap();
-        (0..4).for_each(|_| method.end_step().unwrap());
-        assert_eq!(dims(&method, 2), [4, 0]);
-        method.train(0, &[1], &[0.5; 4]).unwrap();
-        (0..2).for_each(|_| method.end_step().unwrap());
-        assert_eq!(dims(&method, 2), [0, 4]);
-    }
-}
+mod tests;

@@ -70,6 +70,15 @@ pub(crate) struct Done {
     pub(crate) samples_per_s: f64,
 }
 
+impl Done {
+    /// Bytes held once they settled: the median over the ends of the windows of training's second half.
+    pub(crate) fn steady(&self) -> Option<u64> {
+        let mut held: Vec<u64> = self.windows[self.windows.len() / 2..].iter().map(|point| point.held).collect();
+        held.sort_unstable();
+        held.get(held.len() / 2).copied()
+    }
+}
+
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -204,6 +213,16 @@ pub(crate) mod tests {
         };
         let cell = Cell { method: method.to_owned(), ratio, seed };
         Record { cell, outcome: Outcome::Done(Box::new(done)) }
+    }
+
+    #[test]
+    fn steady_is_the_second_halfs_median() {
+        let Outcome::Done(mut done) = record("hash", 2.0, 1, 0.7, 0.9).outcome else { panic!("a trial that ran") };
+        let point = done.windows[0];
+        done.windows = [900, 10, 30, 20, 25, 40].map(|held| Point { held, ..point }).to_vec();
+        assert_eq!(done.steady(), Some(25));
+        done.windows.clear();
+        assert_eq!(done.steady(), None);
     }
 
     #[test]

@@ -73,6 +73,14 @@ pub(super) fn tables(comparison: &Comparison) -> Vec<Shown> {
             let shares = table.trials(method, ratio).map(|(_, done)| done.peak as f64 / done.budget as f64);
             shares.max_by(f64::total_cmp).map(|share| format!("{share:.4}"))
         }),
+        show(
+            "Peak bytes over steady ones (median of training's second half), the most of all seeds",
+            &|method, ratio| {
+                let shares = table.trials(method, ratio);
+                let shares = shares.filter_map(|(_, done)| Some(done.peak as f64 / done.steady()?.max(1) as f64));
+                shares.max_by(f64::total_cmp).map(|share| format!("{share:.4}"))
+            },
+        ),
         show("Training rows per second", &|method, ratio| {
             Some(format!("{:.0}", table.mean(method, ratio, |done| Some(done.samples_per_s))?.mean))
         }),
