@@ -10,7 +10,6 @@ struct State {
 }
 
 /// What a thread waits for.
-#[derive(Default)]
 pub(super) struct Bell {
     state: Mutex<State>,
     changed: Condvar,
@@ -26,6 +25,10 @@ pub(super) struct Rested {
 }
 
 impl Bell {
+    pub(super) fn new() -> Bell {
+        Bell { state: Mutex::new(State::default()), changed: Condvar::new() }
+    }
+
     /// Wakes the thread.
     pub(super) fn ring(&self) {
         self.state.lock().rung = true;

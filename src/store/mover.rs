@@ -27,7 +27,7 @@ pub(super) struct Mover {
 
 impl Mover {
     pub(super) fn start(inner: &Arc<Inner>) -> Result<Mover, ConfigError> {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Bell::new());
         let (theirs, inner) = (Arc::clone(&bell), Arc::clone(inner));
         let builder = Builder::new().name("dimslab-mover".to_owned());
         let thread = builder.spawn(move || run(&inner, &theirs)).map_err(ConfigError::Thread)?;

@@ -16,7 +16,7 @@ pub(super) struct Pruner {
 
 impl Pruner {
     pub(super) fn start(inner: &Arc<Inner>) -> Result<Pruner, ConfigError> {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Bell::new());
         let (theirs, inner) = (Arc::clone(&bell), Arc::clone(inner));
         let builder = Builder::new().name("dimslab-pruner".to_owned());
         let thread = builder.spawn(move || run(&inner, &theirs)).map_err(ConfigError::Thread)?;
@@ -51,6 +51,9 @@ fn run(inner: &Inner, bell: &Bell) {
         let (begin, used) = (Instant::now(), thread_time());
         inner.round();
         let rested = bell.rest(begin + (thread_time() - used).div_f32(inner.round_share()));
+        if rested.end {
+            return;
+        }
         inner.move_breadth(rested.rung);
     }
 }
