@@ -10,13 +10,17 @@ use crate::config::HugePages;
 use crate::config::{Policy, StoreConfig, TableConfig};
 use crate::error::ConfigError;
 #[cfg(not(any(shuttle, fuzzing)))]
-use crate::region::HUGE_PAGE;
+use crate::region::{HUGE_PAGE, page_bytes};
 use crate::sketch::Sketch;
 use crate::superblocks::Superblocks;
 
 /// Smallest and largest superblock, in bytes: a 512th of the budget in between.
 #[cfg(not(any(shuttle, fuzzing)))]
 const SUPERBLOCK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=2 << 20;
+/// No superblock is a larger part of the budget than this, down to a page: a round's headroom of 4 % then has room for two, or
+/// the store would come to admit no more.
+#[cfg(not(any(shuttle, fuzzing)))]
+const SUPERBLOCKS_MIN: u64 = 64;
 /// From this budget on superblocks are as large as a huge page, if rows are to be moved to such: a 256th of it at most.
 #[cfg(not(any(shuttle, fuzzing)))]
 const MOVED_FROM: u64 = 512 << 20;
@@ -63,6 +67,8 @@ fn superblock_bytes(config: &StoreConfig) -> u64 {
         return HUGE_PAGE;
     }
     let wanted = (config.budget / 512).clamp(*SUPERBLOCK_BYTES.start(), *SUPERBLOCK_BYTES.end());
+    #[cfg(not(any(shuttle, fuzzing)))]
+    let wanted = wanted.min(config.budget / SUPERBLOCKS_MIN).max(page_bytes() as u64);
     1 << wanted.ilog2()
 }
 
