@@ -253,6 +253,7 @@ impl Store {
     /// [`StoreError::UnknownTable`], [`StoreError::Length`], [`StoreError::NotFinite`]: nothing was done. With
     /// [`Policy::None`], [`StoreError::BudgetExhausted`] or [`StoreError::IndexSpace`]: all that had room was done.
     pub fn apply_gradients(&self, table: TableId, keys: &[u64], grads: &[f32]) -> Result<Applied, StoreError> {
+        self.notice_growth();
         let (id, table) = (table, self.inner.table(table)?);
         table.check_length("the gradient", grads.len(), keys.len())?;
         let dim = table.layout.dim;
@@ -274,6 +275,7 @@ impl Store {
         pooling: Pooling,
         grads: &[f32],
     ) -> Result<Applied, StoreError> {
+        self.notice_growth();
         let (id, table) = (table, self.inner.table(table)?);
         table.check_offsets(offsets, keys.len())?;
         table.check_length("the gradient", grads.len(), offsets.len() - 1)?;
@@ -288,6 +290,7 @@ impl Store {
         self.finish(applied, growth)
     }
 
+    /// Of the calls before: the mover waits for growth to go by.
     fn notice_growth(&self) {
         #[cfg(not(any(shuttle, fuzzing)))]
         if let Some(mover) = &self.mover {
@@ -299,7 +302,6 @@ impl Store {
         applied.admitted = growth.admitted;
         applied.grown = growth.grown;
         applied.refused = growth.refused;
-        self.notice_growth();
         self.inner.refusal(&growth)?;
         Ok(applied)
     }
@@ -320,7 +322,6 @@ impl Store {
             report.admitted = growth.admitted;
             report.grown = growth.grown;
             report.refused = growth.refused;
-            self.notice_growth();
             if self.inner.round_is_due() {
                 report.round = Some(self.inner.round());
             }
