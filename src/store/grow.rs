@@ -84,6 +84,10 @@ impl Inner {
         for group in candidates.chunks(GROUP) {
             self.ask_for_buckets(group, guard);
             for candidate in group {
+                // Asked for again, since a round to a size lets nothing grow from the moment it begins.
+                if candidate.importance < self.growth_threshold() {
+                    continue;
+                }
                 grower.candidate(&self.tables[candidate.table.index()], candidate, whole);
             }
         }
