@@ -39,6 +39,12 @@ impl Magazine {
         self.records[self.len]
     }
 
+    /// The record that is had after so many others.
+    #[inline]
+    pub(crate) fn after(&self, others: usize) -> Option<ChunkIndex> {
+        self.records[self.len.checked_sub(others + 1)?]
+    }
+
     /// Adds the records whose bits are set, counted from `first`. The caller knows that there is room.
     pub(crate) fn fill(&mut self, first: u32, mut bits: u32) {
         let end = self.len + bits.count_ones() as usize;

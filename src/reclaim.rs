@@ -3,6 +3,7 @@
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::magazine::Magazine;
+use crate::rowcopy;
 use crate::slab::Slab;
 use crate::superblocks::AllocError;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +45,9 @@ impl Slabs {
     }
 }
 
+/// Records between one that is had and the one that is asked for.
+const AHEAD: usize = 8;
+
 /// One call's magazines, one a slab. What is left in them goes back when this is dropped, by a panic too.
 pub(crate) struct Magazines<'s> {
     slabs: &'s Slabs,
@@ -55,8 +59,14 @@ impl<'s> Magazines<'s> {
         Magazines { slabs, each: slabs.iter().map(|_| Magazine::default()).collect() }
     }
 
+    /// Asks the processor for a record that will be had soon: others were written since it was freed.
     pub(crate) fn alloc(&mut self, slab: usize, guard: &Guard) -> Result<ChunkIndex, AllocError> {
-        self.slabs.get(slab).alloc(&mut self.each[slab], guard)
+        let (slab, magazine) = (self.slabs.get(slab), &mut self.each[slab]);
+        let index = slab.alloc(magazine, guard)?;
+        if let Some(next) = magazine.after(AHEAD) {
+            rowcopy::prefetch_words(slab.record(next));
+        }
+        Ok(index)
     }
 
     pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {

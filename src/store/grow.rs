@@ -100,9 +100,15 @@ impl Inner {
 
     /// Asks the processor for where the directories have the rows of candidates, or will have them.
     fn ask_for_buckets(&self, candidates: &[Candidate], guard: &Guard) {
-        for candidate in candidates {
+        let mut ways = [None; GROUP];
+        for (way, candidate) in ways.iter_mut().zip(candidates) {
+            *way = Some(self.tables[candidate.table.index()].directory.set_out(tag(candidate.hash), guard));
+        }
+        for (way, candidate) in ways.into_iter().zip(candidates) {
             let (directory, tag) = (&self.tables[candidate.table.index()].directory, tag(candidate.hash));
-            directory.approach(directory.set_out(tag, guard), tag, guard).ask_elsewhere();
+            if let Some(way) = way {
+                directory.approach(way, tag, guard).ask_elsewhere();
+            }
         }
     }
 }
