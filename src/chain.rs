@@ -256,8 +256,9 @@ impl<'s> Chains<'s> {
     }
 
     /// Claims the row to change it, waiting for the bounded copy of whoever has it, and, where a snapshot still needs the
-    /// row as it is, for room for its image.
-    #[inline]
+    /// row as it is, for room for its image. In line: a claim handed over in memory is read before its parts have arrived there,
+    /// which was a seventh of an update.
+    #[inline(always)]
     pub(crate) fn claim(&self, row: RowAt) -> Result<Claim<'s>, Gone> {
         loop {
             let claim = sequence::claim(self.heads.record(row.1))?;
@@ -290,7 +291,7 @@ impl<'s> Chains<'s> {
 
     /// Lets a claimed row be changed: a snapshot has it as it is, or does not need it. `None` if there is no room for that
     /// now; nobody has the row then.
-    #[inline]
+    #[inline(always)]
     fn of_now(&self, row: RowAt, claim: Claim<'s>) -> Option<Claim<'s>> {
         // The phase is asked for after the claim: see `moment.rs`.
         if claim.phase() == self.moment.phase() { Some(claim) } else { self.keep_image(row, claim) }

@@ -3,10 +3,9 @@
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
 use crate::magazine::Magazine;
-use crate::rowcopy;
 use crate::slab::Slab;
 use crate::superblocks::AllocError;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crossbeam_epoch::Guard;
 use std::sync::Arc;
 
@@ -45,9 +44,6 @@ impl Slabs {
     }
 }
 
-/// Records between one that is had and the one that is asked for.
-const AHEAD: usize = 8;
-
 /// One call's magazines, one a slab. What is left in them goes back when this is dropped, by a panic too.
 pub(crate) struct Magazines<'s> {
     slabs: &'s Slabs,
@@ -59,14 +55,13 @@ impl<'s> Magazines<'s> {
         Magazines { slabs, each: slabs.iter().map(|_| Magazine::default()).collect() }
     }
 
-    /// Asks the processor for a record that will be had soon: others were written since it was freed.
     pub(crate) fn alloc(&mut self, slab: usize, guard: &Guard) -> Result<ChunkIndex, AllocError> {
-        let (slab, magazine) = (self.slabs.get(slab), &mut self.each[slab]);
-        let index = slab.alloc(magazine, guard)?;
-        if let Some(next) = magazine.after(AHEAD) {
-            rowcopy::prefetch_words(slab.record(next));
-        }
-        Ok(index)
+        self.slabs.get(slab).alloc(&mut self.each[slab], guard)
+    }
+
+    /// The record that comes after so many others, if it is known.
+    pub(crate) fn after(&self, slab: usize, others: usize) -> Option<&'s [AtomicU32]> {
+        self.each[slab].after(others).map(|index| self.slabs.get(slab).record(index))
     }
 
     pub(crate) fn alloc_existing(&mut self, slab: usize, guard: &Guard) -> Option<ChunkIndex> {

@@ -134,7 +134,7 @@ pub(crate) fn end_unpublished(record: &[AtomicU32]) {
 }
 
 /// Claims a record if nobody has it. It counts as changed afterwards, unless the claim is told otherwise.
-#[inline]
+#[inline(always)]
 pub(crate) fn try_claim(record: &[AtomicU32]) -> Result<Claim<'_>, Unclaimed> {
     let before = record[0].load(Ordering::Relaxed);
     if before & LIVE == 0 {
@@ -155,7 +155,7 @@ pub(crate) fn try_claim(record: &[AtomicU32]) -> Result<Claim<'_>, Unclaimed> {
 }
 
 /// Claims a record, waiting for the bounded copy of whoever has it.
-#[inline]
+#[inline(always)]
 pub(crate) fn claim(record: &[AtomicU32]) -> Result<Claim<'_>, Gone> {
     let mut attempt = 0;
     loop {

@@ -8,12 +8,15 @@ use crate::failpoint::{Point, reach};
 use crate::hash::tag;
 use crate::id::{ChunkIndex, Info, TableId};
 use crate::reclaim::Magazines;
+use crate::rowcopy;
 use crate::superblocks::AllocError;
 use crate::sync::Ordering;
 use crossbeam_epoch::Guard;
 
 /// Candidates whose waits for memory overlap.
 const GROUP: usize = 16;
+/// Records between one that is had and the one that is asked for.
+const AHEAD: usize = 8;
 
 /// A key with dimensions that have no chunk and were trained.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +147,10 @@ impl Grower<'_> {
         }
         let outcome = self.magazines.alloc(slab, self.guard);
         self.exhausted[slab] = outcome.err();
+        // What is written into a record comes soon, and nobody has looked at it since it was freed.
+        if let Some(record) = self.magazines.after(slab, AHEAD) {
+            rowcopy::prefetch_words(record);
+        }
         outcome
     }
 
