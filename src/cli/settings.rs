@@ -17,6 +17,7 @@ use crate::cli::values::{
 pub(crate) mod defaults {
     use crate::cli::values::{ByteSize, DenseOptimizerName, FallbackName, Format};
     use crate::cli::values::{OptimizerName, PolicyName};
+    pub(crate) use crate::study::INIT_BOUND;
 
     pub(crate) const FORMAT: Format = Format::Criteo;
     pub(crate) const DIM: usize = 16;
@@ -25,7 +26,6 @@ pub(crate) mod defaults {
     pub(crate) const POLICY: PolicyName = PolicyName::Fiited;
     pub(crate) const OPTIMIZER: OptimizerName = OptimizerName::Adagrad;
     pub(crate) const FALLBACK: FallbackName = FallbackName::Zero;
-    pub(crate) const INIT_BOUND: f64 = 0.01;
     pub(crate) const DENSE_OPTIMIZER: DenseOptimizerName = DenseOptimizerName::Adagrad;
     pub(crate) const BOTTOM: [usize; 2] = [128, 64];
     pub(crate) const TOP: [usize; 2] = [256, 128];

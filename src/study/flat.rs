@@ -5,8 +5,8 @@ use super::Training;
 use crate::data::mix;
 use crate::simd::Kernels;
 
-/// Largest absolute value of a weight before training.
-pub(crate) const INIT_BOUND: f32 = 0.01;
+/// [`super::INIT_BOUND`] as weights are.
+pub(crate) const INIT_BOUND: f32 = super::INIT_BOUND as f32;
 
 /// Rows of `dim` weights, each with its Adagrad accumulators.
 pub(crate) struct Rows {

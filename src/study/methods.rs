@@ -262,6 +262,12 @@ mod tests {
         let Kind::Store(stored) = spec.kind else { panic!("{spec:?}") };
         assert_eq!((stored.chunk, stored.missing, stored.policy.hysteresis), (8, Missing::Hashed(0.1), 0.5));
         assert_eq!(stored.policy.decay, Decay::PerCapacity(2.0));
+        let start = |text: &str| match text.parse::<Spec>().unwrap().kind {
+            Kind::Store(stored) => stored.init_bound,
+            other => panic!("{text}: {other:?}"),
+        };
+        let starts = ["dimslab", "dimslab+chunk=8", "dimslab+init=0", "dimslab+init=0.25"].map(start);
+        assert_eq!(starts, [0.01, 0.01, 0.0, 0.25]);
         let spec: Spec = "adaembed+period=7+scaled=false+worth=0+start=own+numbered=false+charge=8".parse().unwrap();
         let wanted = Pruning {
             period: 7,

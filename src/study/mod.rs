@@ -32,6 +32,10 @@ pub(crate) mod trial;
 
 use crate::{ConfigError, StoreError};
 
+/// Largest absolute value of a weight before training: of every method here that does not start at zero, and of new rows
+/// of `dimslab train`.
+pub(crate) const INIT_BOUND: f64 = 0.01;
+
 /// How every method trains its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Training {

@@ -1,5 +1,6 @@
 //! dimslab's own method: the store itself, through its public interface.
 
+use super::flat::INIT_BOUND;
 use super::{Held, Method, StudyError, Training};
 use crate::{Fallback, FiitedConfig, Init, Optimizer, Policy, Store, StoreConfig, TableConfig, TableId};
 
@@ -19,6 +20,7 @@ pub(crate) enum Missing {
 pub(crate) struct Stored {
     pub(crate) chunk: usize,
     pub(crate) missing: Missing,
+    /// Rows start uniform within plus and minus this; 0: at zero.
     pub(crate) init_bound: f32,
     pub(crate) policy: FiitedConfig,
 }
@@ -26,7 +28,7 @@ pub(crate) struct Stored {
 impl Default for Stored {
     fn default() -> Self {
         let policy = FiitedConfig::default();
-        Stored { chunk: TableConfig::DEFAULT_CHUNK, missing: Missing::Zero, init_bound: 0.0, policy }
+        Stored { chunk: TableConfig::DEFAULT_CHUNK, missing: Missing::Zero, init_bound: INIT_BOUND, policy }
     }
 }
 
@@ -114,13 +116,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_row_starts_within_the_bound_that_other_methods_have_too() {
+        // Steps too short to tell: the row is made and stays as it began.
+        let training = Training { lr: 1e-9, eps: 1e-8, seed: 3 };
+        let first = |settings| {
+            let mut method = InStore::new(&["a".to_owned()], 16, 256 << 10, training, settings).unwrap();
+            for _ in 0..3 {
+                method.train(0, &[5], &[0.5; 16]).unwrap();
+                method.end_step().unwrap();
+            }
+            let mut out = [1.0; 16];
+            method.lookup(0, &[5], &mut out).unwrap();
+            out
+        };
+        let largest = first(Stored::default()).iter().fold(0.0, |most: f32, weight| most.max(weight.abs()));
+        assert!(0.002 < largest && largest <= 0.01, "{largest}");
+        let at_zero = first(Stored { init_bound: 0.0, ..Stored::default() });
+        assert!(at_zero.iter().all(|weight| weight.abs() < 1e-8), "{at_zero:?}");
+    }
+
+    #[test]
     fn it_learns_reads_back_and_stays_in_its_budget() {
         let training = Training { lr: 0.1, eps: 1e-8, seed: 3 };
         let budget = 256 << 10;
         let settings = [
             Stored::default(),
             Stored { chunk: 8, missing: Missing::Hashed(0.1), ..Stored::default() },
-            Stored { missing: Missing::Default, init_bound: 0.01, ..Stored::default() },
+            Stored { missing: Missing::Default, init_bound: 0.0, ..Stored::default() },
         ];
         for settings in settings {
             let names = ["a".to_owned(), "b".to_owned()];
