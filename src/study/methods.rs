@@ -152,7 +152,10 @@ fn set_stored(stored: &mut Stored, name: &str, value: &str) -> bool {
             };
             return true;
         }
-        "init" => &mut stored.init_bound,
+        "init" => {
+            let bound = number.ok().filter(|bound| bound.is_finite() && *bound >= 0.0);
+            return bound.map(|bound| stored.init_bound = bound).is_some();
+        }
         "hysteresis" => &mut policy.hysteresis,
         "headroom" => &mut policy.headroom,
         "sketch" => &mut policy.sketch,
@@ -268,6 +271,9 @@ mod tests {
         };
         let starts = ["dimslab", "dimslab+chunk=8", "dimslab+init=0", "dimslab+init=0.25"].map(start);
         assert_eq!(starts, [0.01, 0.01, 0.0, 0.25]);
+        for bad in ["dimslab+init=-1", "dimslab+init=nan", "dimslab+init=inf", "dimslab+init="] {
+            assert!(bad.parse::<Spec>().is_err(), "{bad}");
+        }
         let spec: Spec = "adaembed+period=7+scaled=false+worth=0+start=own+numbered=false+charge=8".parse().unwrap();
         let wanted = Pruning {
             period: 7,
