@@ -74,8 +74,11 @@ type Slot = Atomic<Segment>;
 
 const ROOT_BYTES: u64 = size_of::<[Slot; 1 << ROOT_BITS]>() as u64;
 const NODE_BYTES: u64 = size_of::<Node>() as u64;
-/// Levels of slots that a processor's nearest caches hold: 64 slots, and 1024.
-const NEAR_LEVELS: usize = 2;
+/// Levels of slots not worth asking for ahead, because a processor's own caches hold them: 64 slots and 1024. In a deep
+/// directory the 16 Ki of the third as well: there it is the fourth level that waits for memory.
+const NEAR_LEVELS: [usize; 2] = [2, 3];
+/// Bytes of a directory from which most of its segments are behind a fourth level of slots.
+const DEEP: u64 = 48 << 20;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
@@ -190,7 +193,7 @@ impl Directory {
     #[inline]
     pub(crate) fn set_out(&self, tag: u32, guard: &Guard) -> Way<'_> {
         let mut way = Way { slot: &self.root[(tag >> (32 - ROOT_BITS)) as usize], rest: tag << ROOT_BITS };
-        for _ in 0..NEAR_LEVELS {
+        for _ in 0..NEAR_LEVELS[usize::from(self.bytes() > DEEP)] {
             let Some(node) = node_of(way.slot, way.slot.load(Ordering::Acquire, guard)) else { return way };
             way = way.through(node);
         }
