@@ -280,8 +280,9 @@ pub enum HugePages {
     /// Never.
     Never,
     /// Once growth has gone by: a thread of the store moves what is in memory, 2 MiB at a time, and rests in between. No byte
-    /// more is held. Where the budget is smaller than 512 MiB, or the system cannot do it (Linux can from 6.1), rows stay
-    /// where they are; [`Stats::moved`](crate::Stats::moved) tells how many bytes were moved.
+    /// more is held. Where directories take most of 2 MiB of the heap, these are moved too, with whatever lies among them. Where the
+    /// budget is smaller than 512 MiB, or the system cannot do it (Linux can from 6.1), all stays where it is;
+    /// [`Stats::moved`](crate::Stats::moved) tells how many bytes of rows were moved.
     #[default]
     Later,
     /// From the first use on, as far as the system has them. That use takes a moment, longest where the system has to find

@@ -87,16 +87,11 @@ impl Region {
         self.memory.advise_range(memmap2::Advice::HugePage, self.skipped, bytes)
     }
 
-    /// Moves a superblock, which is as large as a huge page, to one.
+    /// Moves a superblock, which is as large as a huge page, to one, if all of it is in memory. Returns whether it was.
     #[cfg(not(any(loom, shuttle, fuzzing)))]
-    pub(crate) fn collapse(&self, index: u32) -> io::Result<()> {
-        let bytes = self.superblock_words * 4;
-        let start = self.superblock(index).as_ptr().cast_mut().cast::<libc::c_void>();
-        // SAFETY: the range lies inside the mapping, begins at a page, and holds the same words afterwards.
-        if unsafe { libc::madvise(start, bytes, libc::MADV_COLLAPSE) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+    pub(crate) fn collapse(&self, index: u32) -> io::Result<bool> {
+        fault(Point::Residency)?;
+        collapse(self.superblock(index).as_ptr().addr())
     }
 
     pub(crate) fn superblocks(&self) -> u32 {
@@ -182,22 +177,41 @@ impl Region {
     #[cfg(not(any(loom, shuttle, fuzzing)))]
     pub(crate) fn resident_bytes(&self, index: u32) -> io::Result<u64> {
         fault(Point::Residency)?;
-        let page = page_bytes();
-        let bytes = self.superblock_words * 4;
-        let mut pages = vec![0u8; bytes.div_ceil(page)];
-        let start = self.superblock(index).as_ptr().cast_mut().cast::<libc::c_void>();
-        // SAFETY: `start` is page-aligned (superblocks are multiples of a page), the range is mapped, and `pages` has
-        // one byte for each of its pages.
-        if unsafe { libc::mincore(start, bytes, pages.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(pages.iter().filter(|&&flags| flags & 1 != 0).count() as u64 * page as u64)
+        resident_bytes(self.superblock(index).as_ptr().addr(), self.superblock_words * 4)
     }
 
     #[cfg(shuttle)]
     pub(crate) fn resident_bytes(&self, _index: u32) -> io::Result<u64> {
         Ok(self.superblock_bytes())
     }
+}
+
+/// Bytes of a range that are in memory now, as the system counts them. It begins at a page. An error where not all of it is
+/// mapped.
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+fn resident_bytes(start: usize, bytes: usize) -> io::Result<u64> {
+    let page = page_bytes();
+    let mut pages = vec![0u8; bytes.div_ceil(page)];
+    // SAFETY: nothing is read or written at the addresses, and `pages` has one byte for each page.
+    if unsafe { libc::mincore(std::ptr::without_provenance_mut(start), bytes, pages.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(pages.iter().filter(|&&flags| flags & 1 != 0).count() as u64 * page as u64)
+}
+
+/// Moves the memory from an address on, a multiple of a huge page, to one, whoever's it is, if all of it is in memory. Then
+/// it takes no more than before. Returns whether it was.
+#[cfg(not(any(loom, shuttle, fuzzing)))]
+pub(crate) fn collapse(start: usize) -> io::Result<bool> {
+    let bytes = HUGE_PAGE as usize;
+    if resident_bytes(start, bytes)? < HUGE_PAGE {
+        return Ok(false);
+    }
+    // SAFETY: whatever is mapped there holds the same bytes afterwards.
+    if unsafe { libc::madvise(std::ptr::without_provenance_mut(start), bytes, libc::MADV_COLLAPSE) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(true)
 }
 
 /// Processor time that the calling thread has used.

@@ -101,13 +101,9 @@ impl Superblocks {
     #[cfg(not(any(loom, shuttle, fuzzing)))]
     pub(crate) fn move_to_huge_page(&self, superblock: u32, _guard: &Guard) -> io::Result<bool> {
         let owner = self.owner[superblock as usize].load(Ordering::Relaxed);
-        if owner == 0
-            || owner & (RETIRED | IN_HUGE_PAGE) != 0
-            || self.region.resident_bytes(superblock)? < self.bytes_each()
-        {
+        if owner == 0 || owner & (RETIRED | IN_HUGE_PAGE) != 0 || !self.region.collapse(superblock)? {
             return Ok(false);
         }
-        self.region.collapse(superblock)?;
         self.mark(superblock, IN_HUGE_PAGE);
         Ok(true)
     }

@@ -432,6 +432,13 @@ impl Directory {
         segment.end()
     }
 
+    /// Where in memory the segment that has `tag` lies, its bytes, and where the next segment begins.
+    #[cfg(not(any(loom, shuttle, fuzzing)))]
+    pub(crate) fn memory_of(&self, tag: u32, guard: &Guard) -> (usize, u64, Option<u32>) {
+        let segment = self.segment(tag, guard);
+        (allocation::address(segment), segment.bytes(), segment.end())
+    }
+
     /// Where the segment that has `tag` begins. Segments only split, so one begins there from now on.
     pub(crate) fn begin(&self, tag: u32, guard: &Guard) -> u32 {
         self.segment(tag, guard).begin()

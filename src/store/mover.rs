@@ -1,13 +1,17 @@
-//! The thread that moves superblocks to huge pages when growth has gone by.
+//! The thread that moves superblocks and directories to huge pages when growth has gone by.
 //!
 //! The first use of a huge page takes long where the system has to find it, and moving to one stops whoever uses a page for
-//! the first time meanwhile. So neither is done while rows come: a superblock is moved once all of it is in memory.
+//! the first time meanwhile. So neither is done while rows come: a superblock is moved once all of it is in memory. The
+//! segments of directories lie in the process's heap. What lies beside them there moves with them, unharmed.
 
 use super::Inner;
 use super::bell::Bell;
 use crate::error::ConfigError;
+use crate::region::{self, HUGE_PAGE};
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,16 +51,35 @@ impl Mover {
 }
 
 fn run(inner: &Inner, bell: &Bell) {
+    // Moves one and rests. Returns false if the thread is to end. What could not be moved is tried again when more
+    // superblocks have been taken.
+    let go_on = |moved: &dyn Fn() -> io::Result<bool>| {
+        let begin = Instant::now();
+        !(moved().unwrap_or(false) && bell.rest(Instant::now() + begin.elapsed() * RESTS).end)
+    };
     while bell.hear() && wait_for_growth(inner, bell) {
-        for superblock in inner.superblocks.numbers() {
-            let begin = Instant::now();
-            let moved = inner.superblocks.move_to_huge_page(superblock, &inner.reclaimer.pin());
-            // One that could not be moved is tried again when more have been taken.
-            if moved.unwrap_or(false) && bell.rest(Instant::now() + begin.elapsed() * RESTS).end {
-                return;
-            }
+        let superblock = |number| inner.superblocks.move_to_huge_page(number, &inner.reclaimer.pin());
+        let all = inner.superblocks.numbers().all(|number| go_on(&|| superblock(number)))
+            && huge_pages_of_directories(inner).into_iter().all(|page| go_on(&|| region::collapse(page)));
+        if !all {
+            return;
         }
     }
+}
+
+/// Where memory begins that directories take at least half of and that one huge page can hold.
+fn huge_pages_of_directories(inner: &Inner) -> Vec<usize> {
+    let mut taken = BTreeMap::new();
+    for table in &inner.tables {
+        let mut tag = Some(0);
+        while let Some(at) = tag {
+            let (address, bytes, next) = table.directory.memory_of(at, &inner.reclaimer.pin());
+            // A segment is small beside a huge page: that some lie in two of them does not matter.
+            *taken.entry(address & !(HUGE_PAGE as usize - 1)).or_insert(0) += bytes;
+            tag = next;
+        }
+    }
+    taken.into_iter().filter(|&(_, bytes)| bytes >= HUGE_PAGE / 2).map(|(page, _)| page).collect()
 }
 
 /// Returns false if the thread is to end.
@@ -80,5 +103,47 @@ impl Drop for Mover {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle, fuzzing))))]
+mod tests {
+    use super::*;
+    use crate::{Policy, Store, StoreConfig, TableConfig, TableId};
+
+    /// Bytes of this process in huge pages, but for the superblocks that were moved.
+    fn beside_superblocks(store: &Store) -> u64 {
+        let all = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let line = all.lines().find(|line| line.starts_with("AnonHugePages:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        (kib << 10).saturating_sub(store.stats().moved)
+    }
+
+    /// Catches: directories that stay on small pages.
+    #[test]
+    fn directories_move_to_huge_pages_when_growth_has_gone_by() {
+        let config = StoreConfig::new(512 << 20).policy(Policy::None);
+        let store = Store::new(config, vec![TableConfig::new("t", 4)]).unwrap();
+        let ours = vec![1u8; 2 * HUGE_PAGE as usize];
+        if store.mover.is_none() || region::collapse(ours.as_ptr().addr().next_multiple_of(HUGE_PAGE as usize)).is_err()
+        {
+            return println!("skipped: this system moves nothing to huge pages of 2 MiB");
+        }
+        let keys: Vec<u64> = (0..1_000_000).collect();
+        for keys in keys.chunks(2048) {
+            store.apply_gradients(TableId::new(0), keys, &vec![1.0; keys.len() * 4]).unwrap();
+        }
+        let pages = huge_pages_of_directories(&store.inner);
+        let directory = store.inner.tables[0].directory.bytes();
+        assert!(pages.len() as u64 * HUGE_PAGE >= directory / 2, "{} pages of {directory} bytes", pages.len());
+        drop(ours);
+        // The page with the end of the heap is not wholly in memory.
+        let least = (pages.len() as u64 - 1) * HUGE_PAGE;
+        let begin = Instant::now();
+        while beside_superblocks(&store) < least && begin.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(beside_superblocks(&store) >= least, "{} pages", pages.len());
+        store.validate().unwrap();
     }
 }

@@ -74,7 +74,7 @@ pub struct Stats {
     pub active: u64,
     /// In memory now: resident pages of the superblocks, and everything else that is held.
     pub resident: u64,
-    /// Of them, those that were moved to huge pages ([`HugePages::Later`](crate::HugePages::Later)).
+    /// Of the superblocks, those that were moved to huge pages ([`HugePages::Later`](crate::HugePages::Later)).
     pub moved: u64,
     /// Held for neither weights, state, sketch nor free memory: keys, links, utilities, directories, bookkeeping.
     pub metadata: u64,
