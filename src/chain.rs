@@ -300,16 +300,22 @@ impl<'s> Chains<'s> {
     /// The chunks of a claimed row, the head's first.
     #[inline]
     pub(crate) fn chunks(&self, claim: &Claim<'s>) -> impl Iterator<Item = Chunk<'s>> + use<'_, 's> {
-        let (head, tails, payload) = (claim.record, self.tails, self.layout.head_payload);
-        let first = Chunk { tail: None, info: &head[HEAD_INFO], payload: &head[payload..] };
-        let mut next = self.head_link(head).and_then(named);
+        let tails = self.tails;
+        let mut next = self.head_link(claim.record).and_then(named);
         let rest = std::iter::from_fn(move || {
             let (_, tail) = next?;
             let record = tails.record(tail);
             next = named(&record[TAIL_LINK]);
             Some(Chunk { tail: Some(tail), info: &record[TAIL_INFO], payload: &record[TAIL_PAYLOAD..] })
         });
-        std::iter::once(first).chain(rest)
+        std::iter::once(self.first_chunk(claim)).chain(rest)
+    }
+
+    /// The chunk in the head record of a claimed row.
+    #[inline]
+    pub(crate) fn first_chunk(&self, claim: &Claim<'s>) -> Chunk<'s> {
+        let head = claim.record;
+        Chunk { tail: None, info: &head[HEAD_INFO], payload: &head[self.layout.head_payload..] }
     }
 
     /// What a round counts for a chunk. A row's head is counted with its first dimensions, wherever these are: which chunk is

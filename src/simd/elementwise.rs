@@ -16,14 +16,18 @@ macro_rules! walk {
         $(let $m = $m.as_chunks_mut::<16>();)+
         $(let $c = $c.as_chunks::<16>();)*
         walk!(@run f32x16<S>, $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
-        $(let $m = $m.1.as_chunks_mut::<8>();)+
-        $(let $c = $c.1.as_chunks::<8>();)*
-        walk!(@run f32x8<S>, $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
-        $(let $m = $m.1.as_chunks_mut::<4>();)+
-        $(let $c = $c.1.as_chunks::<4>();)*
-        walk!(@run f32x4<S>, $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
-        walk!(@rest $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
+        // Chunks of 16 and its multiples, which most are, end here.
+        if !walk!(@first $($m),+).1.is_empty() {
+            $(let $m = $m.1.as_chunks_mut::<8>();)+
+            $(let $c = $c.1.as_chunks::<8>();)*
+            walk!(@run f32x8<S>, $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
+            $(let $m = $m.1.as_chunks_mut::<4>();)+
+            $(let $c = $c.1.as_chunks::<4>();)*
+            walk!(@run f32x4<S>, $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
+            walk!(@rest $simd, $body, [$($m),+], [$($c),*] $(, $arg)*);
+        }
     }};
+    (@first $first:ident $(, $m:ident)*) => { $first };
     (@run $vector:ty, $simd:ident, $body:ident, [$first:ident $(, $m:ident)*], [$($c:ident),*] $(, $arg:expr)*) => {
         for i in 0..$first.0.len() {
             $body::<S, $vector>($simd, &mut $first.0[i], $(&mut $m.0[i],)* $(&$c.0[i],)* $($arg),*);

@@ -4,7 +4,7 @@ use super::gather::{Touch, in_order};
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
-use crate::chain::{Chains, Ordinals, RowAt};
+use crate::chain::{Chains, Chunk, Ordinals, RowAt};
 use crate::failpoint::{Point, reach};
 use crate::hash::tag;
 use crate::id::{Info, TableId};
@@ -203,18 +203,17 @@ impl RowStep<'_> {
         let claim = self.chains.claim(row)?;
         let layout = &self.table.layout;
         let row_state = self.row_state(&claim, grad);
+        if layout.chunks == 1 {
+            self.chunk(&self.chains.first_chunk(&claim), grad, row_state, (squares, count), payload);
+            return Ok(None);
+        }
         let mut live = Ordinals::default();
         let mut chunks = 0;
         for chunk in self.chains.chunks(&claim) {
-            let Info { utility, ordinal } = chunk.info();
-            let grad = &grad[layout.dims(ordinal as usize)];
-            rowcopy::load(&chunk.payload[..payload.len()], payload);
-            self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, layout.chunk, row_state, grad);
-            rowcopy::store(payload, &chunk.payload[..payload.len()]);
-            reach(Point::ChunkStepped);
-            let chunk_squares = if layout.chunks == 1 { squares } else { self.simd.sum_squares(grad) };
-            chunk.set_info(Info { utility: utility + count as f32 * chunk_squares.sqrt() * self.inflation, ordinal });
-            live.insert(ordinal as usize);
+            let ordinal = chunk.info().ordinal as usize;
+            let grad = &grad[layout.dims(ordinal)];
+            self.chunk(&chunk, grad, row_state, (self.simd.sum_squares(grad), count), payload);
+            live.insert(ordinal);
             chunks += 1;
         }
         drop(claim);
@@ -225,6 +224,24 @@ impl RowStep<'_> {
         let missing = (0..layout.chunks).filter(|&ordinal| !live.contains(ordinal));
         let squares = missing.map(|ordinal| self.simd.sum_squares(&grad[layout.dims(ordinal)])).sum();
         Ok(self.missing(squares, count, live, chunks))
+    }
+
+    /// Steps one chunk of a claimed row with its part of the gradient, which has these squares.
+    #[inline(always)]
+    fn chunk(
+        &self,
+        chunk: &Chunk<'_>,
+        grad: &[f32],
+        row_state: f32,
+        (squares, count): (f32, u32),
+        payload: &mut [f32],
+    ) {
+        let Info { utility, ordinal } = chunk.info();
+        rowcopy::load(&chunk.payload[..payload.len()], payload);
+        self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, self.table.layout.chunk, row_state, grad);
+        rowcopy::store(payload, &chunk.payload[..payload.len()]);
+        reach(Point::ChunkStepped);
+        chunk.set_info(Info { utility: utility + count as f32 * squares.sqrt() * self.inflation, ordinal });
     }
 
     /// Steps the state that the row has once.
