@@ -50,7 +50,8 @@ impl Optimizer {
         }
     }
 
-    /// Steps the first `grad.len()` of a chunk's `dims` weights. `row_state` is what [`step_row`](Self::step_row) gave.
+    /// Steps the first `grad.len()` of a chunk's `dims` weights and returns the squared norm of the gradient. `row_state` is what
+    /// [`step_row`](Self::step_row) gave.
     #[inline]
     pub(crate) fn step_chunk(
         &self,
@@ -60,14 +61,14 @@ impl Optimizer {
         dims: usize,
         row_state: f32,
         grad: &[f32],
-    ) {
+    ) -> f32 {
         let (weights, state) = payload.split_at_mut(dims);
         let used = grad.len();
         let weights = &mut weights[..used];
         match *self {
-            Optimizer::Sgd { .. } => simd.sgd(weights, grad, lr),
-            Optimizer::Adagrad { eps, .. } => simd.adagrad(weights, &mut state[..used], grad, lr, eps),
-            Optimizer::RowwiseAdagrad { eps, .. } => simd.sgd(weights, grad, lr / (row_state.sqrt() + eps)),
+            Optimizer::Sgd { .. } => simd.sgd_squares(weights, grad, lr),
+            Optimizer::Adagrad { eps, .. } => simd.adagrad_squares(weights, &mut state[..used], grad, lr, eps),
+            Optimizer::RowwiseAdagrad { eps, .. } => simd.sgd_squares(weights, grad, lr / (row_state.sqrt() + eps)),
             Optimizer::Adam { beta1, beta2, eps, .. } => {
                 let (first, rest) = state.split_at_mut(dims);
                 let (second, count) = rest.split_at_mut(dims);
@@ -75,6 +76,7 @@ impl Optimizer {
                 count[0] += 1.0;
                 let step = AdamStep::new(lr, beta1, beta2, eps, count[0] as u64);
                 simd.adam(weights, &mut first[..used], &mut second[..used], grad, &step);
+                simd.sum_squares(grad)
             }
         }
     }

@@ -87,6 +87,15 @@ proptest! {
         everywhere(|name, k, r| {
             let at = (name, &r);
             let g = &g[r.clone()];
+            let squares = scalar::sum_squares(g).to_bits();
+            let with_squares = |found: f32| assert_eq!(found.to_bits(), squares, "squares beside a step, {at:?}");
+            same(at, [&w], |[w]| with_squares(k.sgd_squares(w, g, 0.05)), |[w]| scalar::sgd(w, g, 0.05));
+            same(
+                at,
+                [&w, &state],
+                |[w, acc]| with_squares(k.adagrad_squares(w, acc, g, 0.05, 1e-8)),
+                |[w, acc]| scalar::adagrad(w, acc, g, 0.05, 1e-8),
+            );
             same(at, [&w], |[w]| k.sgd(w, g, 0.05), |[w]| scalar::sgd(w, g, 0.05));
             same(
                 at,

@@ -149,6 +149,27 @@ impl Kernels {
         dispatch!(self.level, simd => elementwise::adagrad(simd, w, acc, g, lr, eps));
     }
 
+    /// [`sgd`](Self::sgd), and [`sum_squares`](Self::sum_squares) of the gradient, in one call: for a chunk of a row the call
+    /// is most of the work.
+    #[must_use]
+    pub fn sgd_squares(self, w: &mut [f32], g: &[f32], lr: f32) -> f32 {
+        same_length(w.len(), &[g.len()]);
+        dispatch!(self.level, simd => {
+            elementwise::sgd(simd, w, g, lr);
+            reduce::dot(simd, g, g)
+        })
+    }
+
+    /// [`adagrad`](Self::adagrad), and [`sum_squares`](Self::sum_squares) of the gradient, in one call.
+    #[must_use]
+    pub fn adagrad_squares(self, w: &mut [f32], acc: &mut [f32], g: &[f32], lr: f32, eps: f32) -> f32 {
+        same_length(w.len(), &[acc.len(), g.len()]);
+        dispatch!(self.level, simd => {
+            elementwise::adagrad(simd, w, acc, g, lr, eps);
+            reduce::dot(simd, g, g)
+        })
+    }
+
     /// Row-wise Adagrad: one accumulator for the whole row, `acc += mean(g²)`, then
     /// `w -= (lr / (sqrt(acc) + eps))·g`. `w` and `g` are the whole row; an empty row is left alone.
     ///

@@ -78,20 +78,22 @@ impl Inner {
         in_order(table, chains, hashes, Touch::All, guard, |position, located| {
             let grad = combined.gradient(position, dim, gradient);
             let count = combined.counts[position];
-            let squares = simd.sum_squares(grad);
-            norms += f64::from(count) * f64::from(squares).sqrt();
-            accesses += u64::from(count);
             let mut row = located.row(table, chains, guard);
-            let wanted = loop {
-                let Some(head) = row else { break step.missing(squares, count, Ordinals::default(), 0) };
-                match step.present((tag(located.hash), head), grad, squares, count, &mut scratch.payload) {
-                    Ok(wanted) => {
+            let (squares, wanted) = loop {
+                let Some(head) = row else {
+                    let squares = simd.sum_squares(grad);
+                    break (squares, step.missing(squares, count, Ordinals::default(), 0));
+                };
+                match step.present((tag(located.hash), head), grad, count, &mut scratch.payload) {
+                    Ok(stepped) => {
                         applied.updated += 1;
-                        break wanted;
+                        break stepped;
                     }
                     Err(Gone) => row = table.find(chains, located.hash, guard),
                 }
             };
+            norms += f64::from(count) * f64::from(squares).sqrt();
+            accesses += u64::from(count);
             if let Some((utility, live)) = wanted {
                 scratch.wanted.push(Wanted { position, utility, live });
             }
@@ -190,58 +192,49 @@ impl RowStep<'_> {
         Some((count as f32 * norm * self.inflation, live))
     }
 
-    /// Steps the live chunks of a row. `squares` is the gradient's; `payload` is scratch of a chunk's size.
+    /// Steps the live chunks of a row and returns the gradient's squared norm beside what is missing. `payload` is scratch of a
+    /// chunk's size.
     #[inline]
-    fn present(
-        &self,
-        row: RowAt,
-        grad: &[f32],
-        squares: f32,
-        count: u32,
-        payload: &mut [f32],
-    ) -> Result<Missing, Gone> {
-        let claim = self.chains.claim(row)?;
+    fn present(&self, row: RowAt, grad: &[f32], count: u32, payload: &mut [f32]) -> Result<(f32, Missing), Gone> {
         let layout = &self.table.layout;
-        let row_state = self.row_state(&claim, grad);
         if layout.chunks == 1 {
-            self.chunk(&self.chains.first_chunk(&claim), grad, row_state, (squares, count), payload);
-            return Ok(None);
+            let claim = self.chains.claim(row)?;
+            let row_state = self.row_state(&claim, grad);
+            let squares = self.chunk(&self.chains.first_chunk(&claim), grad, row_state, count, payload);
+            return Ok((squares, None));
         }
+        let squares = self.simd.sum_squares(grad);
+        let claim = self.chains.claim(row)?;
+        let row_state = self.row_state(&claim, grad);
         let mut live = Ordinals::default();
         let mut chunks = 0;
         for chunk in self.chains.chunks(&claim) {
             let ordinal = chunk.info().ordinal as usize;
-            let grad = &grad[layout.dims(ordinal)];
-            self.chunk(&chunk, grad, row_state, (self.simd.sum_squares(grad), count), payload);
+            self.chunk(&chunk, &grad[layout.dims(ordinal)], row_state, count, payload);
             live.insert(ordinal);
             chunks += 1;
         }
         drop(claim);
         if chunks == layout.chunks {
-            return Ok(None);
+            return Ok((squares, None));
         }
         // In the order of ordinals, as below: that of the chain is not kept in a snapshot, and sums would differ by it.
         let missing = (0..layout.chunks).filter(|&ordinal| !live.contains(ordinal));
-        let squares = missing.map(|ordinal| self.simd.sum_squares(&grad[layout.dims(ordinal)])).sum();
-        Ok(self.missing(squares, count, live, chunks))
+        let absent = missing.map(|ordinal| self.simd.sum_squares(&grad[layout.dims(ordinal)])).sum();
+        Ok((squares, self.missing(absent, count, live, chunks)))
     }
 
-    /// Steps one chunk of a claimed row with its part of the gradient, which has these squares.
+    /// Steps one chunk of a claimed row with its part of the gradient, whose squared norm it returns.
     #[inline(always)]
-    fn chunk(
-        &self,
-        chunk: &Chunk<'_>,
-        grad: &[f32],
-        row_state: f32,
-        (squares, count): (f32, u32),
-        payload: &mut [f32],
-    ) {
+    fn chunk(&self, chunk: &Chunk<'_>, grad: &[f32], row_state: f32, count: u32, payload: &mut [f32]) -> f32 {
         let Info { utility, ordinal } = chunk.info();
+        let (optimizer, dims) = (&self.table.config.optimizer, self.table.layout.chunk);
         rowcopy::load(&chunk.payload[..payload.len()], payload);
-        self.table.config.optimizer.step_chunk(self.simd, self.lr, payload, self.table.layout.chunk, row_state, grad);
+        let squares = optimizer.step_chunk(self.simd, self.lr, payload, dims, row_state, grad);
         rowcopy::store(payload, &chunk.payload[..payload.len()]);
         reach(Point::ChunkStepped);
         chunk.set_info(Info { utility: utility + count as f32 * squares.sqrt() * self.inflation, ordinal });
+        squares
     }
 
     /// Steps the state that the row has once.
