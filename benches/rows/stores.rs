@@ -222,12 +222,17 @@ pub(crate) fn ample(rows: u64, dim: usize, chunk: usize) -> u64 {
     rows * (dim * 4 + dim.div_ceil(chunk) * 12 + 40) as u64 / 4 * 5 + (64 << 20)
 }
 
-/// Until no more superblocks come to huge pages.
-fn wait_for_moves(store: &Store) {
-    let mut moved = u64::MAX;
-    while std::mem::replace(&mut moved, store.stats().moved) != moved {
+/// Until nothing more of this process comes to huge pages, superblocks or directories.
+fn wait_for_moves() -> Outcome<()> {
+    let in_huge_pages = || -> Outcome<String> {
+        let all = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+        Ok(all.lines().filter(|line| line.starts_with("AnonHugePages:")).collect())
+    };
+    let mut before = String::new();
+    while std::mem::replace(&mut before, in_huge_pages()?) != before {
         std::thread::sleep(Duration::from_secs(3));
     }
+    Ok(())
 }
 
 impl Dimslab {
@@ -285,7 +290,7 @@ impl RowStore for Dimslab {
             let stats = self.store.stats();
             self.store.prune_to(stats.held - stats.weights / 2)?;
         }
-        wait_for_moves(&self.store);
+        wait_for_moves()?;
         let stats = self.store.stats();
         let beside = stats.held - stats.free - stats.sketch - stats.weights;
         eprintln!(
