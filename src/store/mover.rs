@@ -67,7 +67,7 @@ fn run(inner: &Inner, bell: &Bell) {
     }
 }
 
-/// Where memory begins that directories take a good part of and that one huge page can hold. Only a part, because segments lie
+/// Where memory begins that directories take an eighth of and that one huge page can hold. Only so much, because segments lie
 /// wherever the heap has room for them: in a process whose heap is in pieces no page might be theirs by half.
 fn huge_pages_of_directories(inner: &Inner) -> Vec<usize> {
     let mut taken = BTreeMap::new();
