@@ -285,7 +285,7 @@ pub enum HugePages {
     /// [`Stats::moved`](crate::Stats::moved) tells how many bytes of rows were moved.
     #[default]
     Later,
-    /// From the first use on, as far as the system has them. That use takes a moment, longest where the system has to find
+    /// Rows from the first use on, as far as the system has such pages; directories later. That use takes a moment, longest where the system has to find
     /// the memory; memory comes and goes 2 MiB at a time, and the largest record sizes of small budgets leave more of it
     /// free. A system that has no such pages is an error when the store is made.
     FirstUse,

@@ -185,7 +185,7 @@ impl Store {
         let background = inner.sketch.is_some() && !inner.config.deterministic;
         let pruner = if background { Some(Pruner::start(&inner)?) } else { None };
         #[cfg(not(any(shuttle, fuzzing)))]
-        let later = inner.config.huge_pages == HugePages::Later && inner.superblocks.can_be_moved();
+        let later = inner.config.huge_pages != HugePages::Never && inner.superblocks.can_be_moved();
         Ok(Store {
             pruner,
             #[cfg(not(any(shuttle, fuzzing)))]

@@ -6,6 +6,7 @@
 
 use super::Inner;
 use super::bell::Bell;
+use crate::config::HugePages;
 use crate::error::ConfigError;
 use crate::region::{self, HUGE_PAGE};
 use crate::sync::thread::{Builder, JoinHandle};
@@ -59,8 +60,10 @@ fn run(inner: &Inner, bell: &Bell) {
     };
     while bell.hear() && wait_for_growth(inner, bell) {
         let superblock = |number| inner.superblocks.move_to_huge_page(number, &inner.reclaimer.pin());
-        let all = inner.superblocks.numbers().all(|number| go_on(&|| superblock(number)))
-            && huge_pages_of_directories(inner).into_iter().all(|page| go_on(&|| region::collapse(page)));
+        let superblocks = if inner.config.huge_pages == HugePages::Later { inner.superblocks.numbers() } else { 0..0 };
+        // Directories first: they are a small part of the bytes and a large one of what a look-up reads.
+        let all = huge_pages_of_directories(inner).into_iter().all(|page| go_on(&|| region::collapse(page)))
+            && superblocks.into_iter().all(|number| go_on(&|| superblock(number)));
         if !all {
             return;
         }
