@@ -1,18 +1,21 @@
 //! One training step of a DLRM and its parts, on made-up batches: no file is read, nothing is drawn while time runs.
 //!
 //! ```text
-//! cargo bench --bench train_step -- [--dim 64] [--rows 250000] [--threads 1] [--batch 2048] [--chunk 32]
+//! cargo bench --bench train_step -- [--dim 64] [--rows 250000] [--threads 1,2] [--batch 2048] [--chunk 32]
 //!                                   [--tables 26] [--windows 7] [--budget BYTES] [--json] [--reader]
 //! ```
 //!
 //! The shape is that of Criteo's log: 13 dense features, 26 tables of `--rows` rows that are all there, MLPs 512-256-dim
 //! and 512-256-1, Adagrad everywhere, ids by Zipf's law with exponent 1.05, scrambled. Samples per second are those of
 //! windows of about 0.8 s, as `docs/benchmarks.md` compares them with other trainers. With `--budget` the store gets that
-//! many bytes and prunes in the background; without it, it gets what all rows need and keeps them. `--reader` measures
-//! what feeds a trainer instead: the embedded stream, and a log in Criteo's format from memory, each on one core.
+//! many bytes and prunes in the background; without it, it gets what all rows need and keeps them, and time runs when these
+//! are on huge pages, as in all but the first minute of a training. `--reader` measures what feeds a trainer instead: the
+//! embedded stream, and a log in Criteo's format from memory, each on one core.
 
 #[path = "support/keys.rs"]
 mod keys;
+#[path = "support/settle.rs"]
+mod settle;
 
 use dimslab::data::{Batch, CriteoReader, Generator, GeneratorConfig, Input, Inputs, Row, RowSource};
 use dimslab::dlrm::{DenseOptimizer, Dlrm, DlrmConfig, Machine, Phase};
@@ -33,7 +36,7 @@ const WINDOW_SECONDS: f64 = 0.8;
 struct Args {
     dim: usize,
     rows: u64,
-    threads: usize,
+    threads: Vec<usize>,
     batch: usize,
     chunk: usize,
     tables: usize,
@@ -48,7 +51,7 @@ impl Args {
         let mut args = Args {
             dim: 64,
             rows: 250_000,
-            threads: 1,
+            threads: vec![1],
             batch: 2048,
             chunk: 32,
             tables: 26,
@@ -59,11 +62,15 @@ impl Args {
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
+            if word == "--threads" {
+                let list = words.next().ok_or("--threads needs a value")?;
+                args.threads = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                continue;
+            }
             let mut number = || -> Outcome<u64> { Ok(words.next().ok_or(format!("{word} needs a value"))?.parse()?) };
             match word.as_str() {
                 "--dim" => args.dim = number()? as usize,
                 "--rows" => args.rows = number()?,
-                "--threads" => args.threads = number()? as usize,
                 "--batch" => args.batch = number()? as usize,
                 "--chunk" => args.chunk = number()? as usize,
                 "--tables" => args.tables = number()? as usize,
@@ -75,8 +82,8 @@ impl Args {
                 other => return Err(format!("{other} is no option").into()),
             }
         }
-        if args.rows == 0 || args.batch == 0 || args.windows == 0 || args.tables == 0 {
-            return Err("rows, batch, windows and tables must be above 0".into());
+        if args.rows == 0 || args.batch == 0 || args.windows == 0 || args.tables == 0 || args.threads.contains(&0) {
+            return Err("rows, threads, batch, windows and tables must be above 0".into());
         }
         Ok(args)
     }
@@ -164,6 +171,14 @@ fn main() -> Outcome<()> {
     let mut random = Random(1);
     let batches: Vec<Batch> = (0..BATCHES).map(|_| batch(&args, &mut random)).collect();
     let store = store(&args)?;
+    if args.budget.is_none() {
+        settle::wait_for_moves()?;
+    }
+    args.threads.iter().try_for_each(|&threads| measure(&args, threads, &store, &batches))
+}
+
+/// Samples a second of a model of its own, and where its time goes.
+fn measure(args: &Args, threads: usize, store: &Store, batches: &[Batch]) -> Outcome<()> {
     let mut model = Dlrm::new(DlrmConfig {
         n_dense: N_DENSE,
         n_features: args.tables,
@@ -172,14 +187,14 @@ fn main() -> Outcome<()> {
         top: vec![512, 256],
         dense_optimizer: DenseOptimizer::Adagrad { lr: RATE, eps: EPS, initial_accumulator: 0.0 },
         seed: 1,
-        threads: args.threads,
+        threads,
     })?;
-    let machine = Machine::measure(args.threads);
+    let machine = Machine::measure(threads);
     let mut logits = Vec::new();
     let warm = if args.budget.is_some() { 4 * BATCHES } else { BATCHES };
     let began = Instant::now();
     for step in 0..warm {
-        model.train_step(&store, &batches[step % BATCHES], &mut logits)?;
+        model.train_step(store, &batches[step % BATCHES], &mut logits)?;
     }
     let steps = ((WINDOW_SECONDS * warm as f64 / began.elapsed().as_secs_f64()) as usize).max(3);
     let (mut rates, mut wall) = (Vec::new(), 0.0);
@@ -187,7 +202,7 @@ fn main() -> Outcome<()> {
     for window in 0..args.windows {
         let began = Instant::now();
         for step in 0..steps {
-            model.train_step(&store, &batches[(window * steps + step) % BATCHES], &mut logits)?;
+            model.train_step(store, &batches[(window * steps + step) % BATCHES], &mut logits)?;
         }
         let seconds = began.elapsed().as_secs_f64();
         wall += seconds;
@@ -203,20 +218,20 @@ fn main() -> Outcome<()> {
             "{{\"bench\":\"dlrm\",\"peer\":\"dimslab\",\"threads\":{},\"metric\":\"train_dim{}_adagrad_T{}_rows{}\",\
              \"unit\":\"samples/s\",\"n\":{},\"min\":{:.0},\"med\":{median:.0},\"max\":{:.0},\
              \"mlp_gflops_per_thread\":{mlp_gflops:.1},\"fma_peak_gflops_per_thread\":{:.1}}}",
-            args.threads,
+            threads,
             args.dim,
             args.tables,
             args.rows,
             rates.len(),
             rates[0],
             rates[rates.len() - 1],
-            machine.flops / args.threads as f64 / 1e9,
+            machine.flops / threads as f64 / 1e9,
         );
         return Ok(());
     }
     println!(
         "dim {}, {} tables x {} rows, batch {}, {} threads",
-        args.dim, args.tables, args.rows, args.batch, args.threads
+        args.dim, args.tables, args.rows, args.batch, threads
     );
     println!(
         "samples/s  median {median:.0}  ({:.0} to {:.0}, {} windows)",
@@ -224,13 +239,13 @@ fn main() -> Outcome<()> {
         rates[rates.len() - 1],
         rates.len()
     );
-    let offered = wall * args.threads as f64;
+    let offered = wall * threads as f64;
     for phase in Phase::ALL {
         let seconds = times.seconds(phase);
         println!("{:32} {:5.1} %  {:8.2} us/sample", phase.name(), 100.0 * seconds / offered, seconds / samples * 1e6);
     }
     println!("{:32} {:5.1} %", "waiting and the rest", 100.0 * (1.0 - times.total() / offered));
-    let peak = machine.flops / args.threads as f64 / 1e9;
+    let peak = machine.flops / threads as f64 / 1e9;
     println!("MLP part {mlp_gflops:.1} GFLOP/s a thread of {peak:.1} ({:.0} %)", 100.0 * mlp_gflops / peak);
     println!("read bandwidth {:.1} GB/s", machine.bytes / 1e9);
     Ok(())

@@ -24,6 +24,8 @@ mod maps;
 mod parts;
 mod results;
 mod scaling;
+#[path = "../support/settle.rs"]
+mod settle;
 mod stores;
 mod tables;
 mod throughput;

@@ -8,7 +8,6 @@ use crate::keys::mix;
 use dimslab::simd::Kernels;
 use dimslab::{HugePages, Optimizer, Policy, Pooling, Store, StoreConfig, TableConfig, TableId};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Rows of one dimension by key. A key's lower half is its number below the store's size, from which a flat array finds
 /// its row; the upper half tells how often that number was given to a new key.
@@ -222,19 +221,6 @@ pub(crate) fn ample(rows: u64, dim: usize, chunk: usize) -> u64 {
     rows * (dim * 4 + dim.div_ceil(chunk) * 12 + 40) as u64 / 4 * 5 + (64 << 20)
 }
 
-/// Until nothing more of this process comes to huge pages, superblocks or directories.
-fn wait_for_moves() -> Outcome<()> {
-    let in_huge_pages = || -> Outcome<String> {
-        let all = std::fs::read_to_string("/proc/self/smaps_rollup")?;
-        Ok(all.lines().filter(|line| line.starts_with("AnonHugePages:")).collect())
-    };
-    let mut before = String::new();
-    while std::mem::replace(&mut before, in_huge_pages()?) != before {
-        std::thread::sleep(Duration::from_secs(3));
-    }
-    Ok(())
-}
-
 impl Dimslab {
     fn new(rows: u64, dim: usize, chunk: usize, lengths: Lengths, pages: HugePages) -> Outcome<Dimslab> {
         let chunk = if chunk == 0 { longest_chunk(dim) } else { chunk };
@@ -290,7 +276,7 @@ impl RowStore for Dimslab {
             let stats = self.store.stats();
             self.store.prune_to(stats.held - stats.weights / 2)?;
         }
-        wait_for_moves()?;
+        crate::settle::wait_for_moves()?;
         let stats = self.store.stats();
         let beside = stats.held - stats.free - stats.sketch - stats.weights;
         eprintln!(
