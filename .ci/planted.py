@@ -54,14 +54,14 @@ ENTER_ROW = """\
             table.directory.insert(tag(candidate.hash), head, self.guard, |other| chains.probe(other, candidate.hash));
 """
 CLAIM_THEN_PHASE = """\
-            let claim = sequence::claim(self.heads.record(row.1))?;
+            let claim = sequence::claim(self.head_records.get(row.1))?;
             if let Some(claim) = self.of_now(row, claim) {
                 return Ok(claim);
             }
 """
 PHASE_THEN_CLAIM = """\
             let asked = planted().then(|| self.moment.phase());
-            let claim = sequence::claim(self.heads.record(row.1))?;
+            let claim = sequence::claim(self.head_records.get(row.1))?;
             let claim = match asked {
                 Some(phase) if claim.phase() == phase => Some(claim),
                 Some(_) => self.keep_image(row, claim),
@@ -218,8 +218,8 @@ BUGS = [
         "copy_words(&claim.record[HASH..], &record[HASH..]);\n        claim.record[0].store(0, Ordering::Release);",
         "loom", "row_that_moves_is_always_found_and_keeps_every_update"),
     Bug("bug_tail_moves_without_its_last_word", "src/chain.rs",
-        "copy_words(self.tails.record(from), self.tails.record(to));",
-        "copy_words(&self.tails.record(from)[..TAIL_PAYLOAD], self.tails.record(to));",
+        "copy_words(self.tail_records.get(from), self.tail_records.get(to));",
+        "copy_words(&self.tail_records.get(from)[..TAIL_PAYLOAD], self.tail_records.get(to));",
         "loom", "chain_an_update_is_not_lost_to_a_tail_that_moves"),
     Bug("bug_leak", "src/reclaim.rs",
         "free_all(chunks.iter().map(", "free_all(chunks[..0].iter().map(",
@@ -229,8 +229,9 @@ BUGS = [
         "            retired.push(table.heads, head);\n            retired.push(table.heads, head);\n        }\n",
         "test", "--test basic every_key_is_legal"),
     Bug("bug_gradients_of_the_row_beside", "src/store/update.rs",
-        "let grad = combined.gradient(position, dim, gradient);",
-        "let grad = combined.gradient((position + 1) % combined.hashes.len(), dim, gradient);",
+        "let grad = self.combined.gradient(position, table.layout.dim, self.gradient);",
+        "let beside = (position + 1) % self.combined.hashes.len();\n\
+        let grad = self.combined.gradient(beside, table.layout.dim, self.gradient);",
         "test", "--test basic every_key_is_legal"),
     # ===== Snapshots
     Bug("bug_phase_not_asked", "src/chain.rs",

@@ -16,9 +16,12 @@
 
 mod layout;
 mod near;
+mod record;
 mod saved;
 
 pub(crate) use layout::{Ordinals, RowLayout};
+use record::follow;
+pub(crate) use record::{Head, Tail};
 pub(crate) use saved::{IMAGE_HEADER, SavedChunk};
 
 use crate::directory::Probe;
@@ -53,6 +56,8 @@ pub(crate) struct Chains<'s> {
     pub(crate) layout: &'s RowLayout,
     pub(crate) heads: &'s Slab,
     pub(crate) tails: &'s Slab,
+    head_records: Records<'s>,
+    tail_records: Records<'s>,
     /// What images of rows are kept for, and the table's number in them.
     pub(crate) moment: &'s Moment,
     pub(crate) table: u32,
@@ -81,29 +86,16 @@ impl Chunk<'_> {
     }
 }
 
-/// A head record and where it is.
-#[derive(Clone, Copy)]
-pub(crate) struct Head<'s> {
-    pub(crate) index: ChunkIndex,
-    record: &'s [AtomicU32],
-}
-
-impl<'s> Head<'s> {
-    /// The head of that index, among all of its size.
-    #[inline(always)]
-    pub(crate) fn at(heads: Records<'s>, index: ChunkIndex) -> Head<'s> {
-        Head { index, record: heads.get(index) }
-    }
-
-    /// Whether the record, which the directory has or had under the hash's tag, is of the key that has this hash.
-    #[inline]
-    pub(crate) fn has(&self, hash: u64) -> bool {
-        // Relaxed: it was written before the index was published, and stays until the record is reused.
-        self.record[HASH].load(Ordering::Relaxed) == low(hash)
-    }
-}
-
 impl<'s> Chains<'s> {
+    #[inline]
+    pub(crate) fn new(
+        layout: &'s RowLayout,
+        (heads, tails): (&'s Slab, &'s Slab),
+        (moment, table): (&'s Moment, u32),
+    ) -> Chains<'s> {
+        Chains { layout, heads, tails, head_records: heads.records(), tail_records: tails.records(), moment, table }
+    }
+
     /// Whether the record at `head`, which the directory has under the hash's tag, is a live row of the key that has
     /// this hash.
     #[inline]
@@ -112,7 +104,7 @@ impl<'s> Chains<'s> {
             return Probe::Other;
         }
         // If the row moved, the directory's word, changed before that, is seen next.
-        if sequence::is_live(self.heads.record(head)) { Probe::Found } else { Probe::Gone }
+        if sequence::is_live(self.head_records.get(head)) { Probe::Found } else { Probe::Gone }
     }
 
     /// Whether the record at `head`, which the directory has or had under the hash's tag, is of the key that has this hash.
@@ -124,7 +116,7 @@ impl<'s> Chains<'s> {
     /// The hash of the row at `head`, which the directory has under `tag`.
     #[inline]
     pub(crate) fn hash(&self, tag: u32, head: ChunkIndex) -> u64 {
-        join(tag, self.heads.record(head)[HASH].load(Ordering::Relaxed))
+        join(tag, self.head_records.get(head)[HASH].load(Ordering::Relaxed))
     }
 
     /// Where a head record says which tail is the first, if its rows have tails.
@@ -133,31 +125,9 @@ impl<'s> Chains<'s> {
         (self.layout.chunks > 1).then(|| &record[HEAD_LINK])
     }
 
-    /// Where the record at `head` is.
-    #[inline]
-    pub(crate) fn head(&self, head: ChunkIndex) -> Head<'s> {
-        Head::at(self.heads.records(), head)
-    }
-
-    /// Asks the processor for a head record: all of it, or what a read touches.
-    #[inline]
-    pub(crate) fn prefetch(&self, head: Head<'s>, all: bool) {
-        let words = if all { head.record.len() } else { self.layout.head_payload + self.layout.chunk };
-        rowcopy::prefetch_words(&head.record[..words]);
-    }
-
-    /// Asks the processor for the first tail of a row, once its head is near.
-    #[inline]
-    pub(crate) fn prefetch_tail(&self, head: Head<'s>) {
-        if let Some(tail) = self.head_link(head.record).and_then(|link| self.link(link)) {
-            rowcopy::prefetch_words(self.tails.record(tail));
-        }
-    }
-
     #[inline]
     fn link(&self, word: &AtomicU32) -> Option<ChunkIndex> {
-        // Relaxed: a reader that follows a link written after its copy began sees the sequence word change too (the
-        // writer's Release fence after the claim, the reader's Acquire fence before it looks again).
+        // Relaxed: as in `follow`.
         ChunkIndex::from_raw(word.load(LINK_LOAD)).filter(|&index| self.tails.contains(index))
     }
 
@@ -166,7 +136,7 @@ impl<'s> Chains<'s> {
     /// for memory overlap. No row is claimed: figures of about one moment, to decide whether a claim is worth it. No more
     /// than a row can have, so it ends even if a chain changes meanwhile.
     pub(crate) fn peek(&self, rows: &[RowAt], mut visit: impl FnMut(usize, Option<ChunkIndex>, Info)) {
-        let heads = || rows.iter().map(|&(_, head)| self.heads.record(head));
+        let heads = || rows.iter().map(|&(_, head)| self.head_records.get(head));
         heads().for_each(|record| rowcopy::prefetch((&raw const record[HEAD_INFO]).cast()));
         let mut tails = Vec::with_capacity(rows.len());
         for (position, record) in heads().enumerate() {
@@ -175,7 +145,7 @@ impl<'s> Chains<'s> {
         }
         for _ in 1..self.layout.chunks {
             tails.retain_mut(|(position, tail)| {
-                let record = self.tails.record(*tail);
+                let record = self.tail_records.get(*tail);
                 visit(*position, Some(*tail), Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed)));
                 let next = self.ask_for(&record[TAIL_LINK]);
                 *tail = next.unwrap_or(*tail);
@@ -189,7 +159,7 @@ impl<'s> Chains<'s> {
     fn ask_for(&self, link: &AtomicU32) -> Option<ChunkIndex> {
         let tail = self.link(link);
         if let Some(tail) = tail {
-            rowcopy::prefetch(self.tails.record(tail).as_ptr().cast());
+            rowcopy::prefetch(self.tail_records.get(tail).as_ptr().cast());
         }
         tail
     }
@@ -226,8 +196,7 @@ impl<'s> Chains<'s> {
         self.copy_chunk(&record[HEAD_INFO], &record[self.layout.head_payload..], &mut live, out)?;
         reach(Point::RowHalfRead);
         let Some(mut link) = self.head_link(record) else { return Some(live) };
-        while let Some(tail) = self.link(link) {
-            let record = self.tails.record(tail);
+        while let Some(Tail { record }) = follow(self.tail_records, link) {
             link = &record[TAIL_LINK];
             // A chain has no more chunks than ordinals, so this ends.
             self.copy_chunk(&record[TAIL_INFO], &record[TAIL_PAYLOAD..], &mut live, out)?;
@@ -251,7 +220,7 @@ impl<'s> Chains<'s> {
     /// Claims the row to change it, if nobody has it. `None`: there is no room for the image that a snapshot needs first.
     #[inline]
     pub(crate) fn try_claim(&self, row: RowAt) -> Result<Option<Claim<'s>>, Unclaimed> {
-        let claim = sequence::try_claim(self.heads.record(row.1))?;
+        let claim = sequence::try_claim(self.head_records.get(row.1))?;
         Ok(self.of_now(row, claim))
     }
 
@@ -261,7 +230,7 @@ impl<'s> Chains<'s> {
     #[inline(always)]
     pub(crate) fn claim(&self, row: RowAt) -> Result<Claim<'s>, Gone> {
         loop {
-            let claim = sequence::claim(self.heads.record(row.1))?;
+            let claim = sequence::claim(self.head_records.get(row.1))?;
             if let Some(claim) = self.of_now(row, claim) {
                 return Ok(claim);
             }
@@ -271,14 +240,14 @@ impl<'s> Chains<'s> {
 
     /// Claims the row to look at it.
     pub(crate) fn look(&self, head: ChunkIndex) -> Result<Claim<'s>, Gone> {
-        let mut claim = sequence::claim(self.heads.record(head))?;
+        let mut claim = sequence::claim(self.head_records.get(head))?;
         claim.unchanged();
         Ok(claim)
     }
 
     /// The same, if nobody has the row.
     pub(crate) fn look_at_once(&self, head: ChunkIndex) -> Result<Claim<'s>, Unclaimed> {
-        let mut claim = sequence::try_claim(self.heads.record(head))?;
+        let mut claim = sequence::try_claim(self.head_records.get(head))?;
         claim.unchanged();
         Ok(claim)
     }
@@ -286,7 +255,7 @@ impl<'s> Chains<'s> {
     /// Whether somebody has the row claimed at this moment.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) fn is_claimed(&self, head: ChunkIndex) -> bool {
-        sequence::is_claimed(self.heads.record(head))
+        sequence::is_claimed(self.head_records.get(head))
     }
 
     /// Lets a claimed row be changed: a snapshot has it as it is, or does not need it. `None` if there is no room for that
@@ -300,11 +269,11 @@ impl<'s> Chains<'s> {
     /// The chunks of a claimed row, the head's first.
     #[inline]
     pub(crate) fn chunks(&self, claim: &Claim<'s>) -> impl Iterator<Item = Chunk<'s>> + use<'_, 's> {
-        let tails = self.tails;
+        let tails = self.tail_records;
         let mut next = self.head_link(claim.record).and_then(named);
         let rest = std::iter::from_fn(move || {
             let (_, tail) = next?;
-            let record = tails.record(tail);
+            let record = tails.get(tail);
             next = named(&record[TAIL_LINK]);
             Some(Chunk { tail: Some(tail), info: &record[TAIL_INFO], payload: &record[TAIL_PAYLOAD..] })
         });
@@ -340,7 +309,7 @@ impl<'s> Chains<'s> {
 
     /// Writes a new row into a record that nobody else can reach yet.
     pub(crate) fn init_head(&self, head: ChunkIndex, hash: u64, row_state: f32, chunk: &NewChunk<'_>) {
-        let record = self.heads.record(head);
+        let record = self.head_records.get(head);
         // Relaxed throughout: published with the index, by the directory's Release.
         record[HASH].store(low(hash), Ordering::Relaxed);
         record[HEAD_INFO].store(chunk.info.pack(), Ordering::Relaxed);
@@ -356,7 +325,7 @@ impl<'s> Chains<'s> {
 
     /// Ends a head that was written and could not be published. Its record is the caller's to free.
     pub(crate) fn discard_head(&self, head: ChunkIndex) {
-        sequence::end_unpublished(self.heads.record(head));
+        sequence::end_unpublished(self.head_records.get(head));
     }
 
     /// Puts a new chunk at the front of a claimed row's tails, in a record that nobody else can reach yet.
@@ -367,11 +336,11 @@ impl<'s> Chains<'s> {
 
     /// Like [`grow`](Self::grow), of a row that nobody else can reach yet.
     pub(crate) fn grow_unpublished(&self, head: ChunkIndex, tail: ChunkIndex, chunk: &NewChunk<'_>) {
-        self.link_tail(self.heads.record(head), tail, chunk);
+        self.link_tail(self.head_records.get(head), tail, chunk);
     }
 
     fn link_tail(&self, head: &[AtomicU32], tail: ChunkIndex, chunk: &NewChunk<'_>) {
-        let record = self.tails.record(tail);
+        let record = self.tail_records.get(tail);
         // Relaxed throughout: under the claim, or published with the head's index.
         record[TAIL_INFO].store(chunk.info.pack(), Ordering::Relaxed);
         rowcopy::store(chunk.payload, &record[TAIL_PAYLOAD..]);
@@ -393,7 +362,7 @@ impl<'s> Chains<'s> {
         let first = self.head_link(claim.record);
         let mut next = first;
         while let Some((link, tail)) = next.and_then(named) {
-            let record = self.tails.record(tail);
+            let record = self.tail_records.get(tail);
             if drop(Info::unpack(record[TAIL_INFO].load(Ordering::Relaxed))) {
                 link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
                 reach(Point::ChunkTaken);
@@ -415,7 +384,7 @@ impl<'s> Chains<'s> {
             return Shrunk { taken, row_gone: true };
         };
         // The head record stays, so the next chunk's content moves into it.
-        let record = self.tails.record(tail);
+        let record = self.tail_records.get(tail);
         copy_words(&record[TAIL_PAYLOAD..], &claim.record[self.layout.head_payload..]);
         claim.record[HEAD_INFO].store(record[TAIL_INFO].load(Ordering::Relaxed), Ordering::Relaxed);
         link.store(record[TAIL_LINK].load(Ordering::Relaxed), LINK_STORE);
@@ -428,12 +397,12 @@ impl<'s> Chains<'s> {
         let mut link = &claim.record[HEAD_LINK];
         while let Some(tail) = ChunkIndex::from_raw(link.load(Ordering::Relaxed)) {
             if tail == from {
-                copy_words(self.tails.record(from), self.tails.record(to));
+                copy_words(self.tail_records.get(from), self.tail_records.get(to));
                 reach(Point::TailCopied);
                 link.store(to.raw(), LINK_STORE);
                 return;
             }
-            link = &self.tails.record(tail)[TAIL_LINK];
+            link = &self.tail_records.get(tail)[TAIL_LINK];
         }
         unreachable!("the chunk to move was found in this claimed row");
     }
@@ -441,7 +410,7 @@ impl<'s> Chains<'s> {
     /// Copies a claimed row's head into another record. `publish` then puts the new index in the old one's place; when
     /// it has, the old head is dead and the caller's to retire. Readers that wait for the claim then ask the directory.
     pub(crate) fn relocate_head(&self, mut claim: Claim<'s>, to: ChunkIndex, publish: impl FnOnce() -> bool) -> bool {
-        let record = self.heads.record(to);
+        let record = self.head_records.get(to);
         copy_words(&claim.record[HASH..], &record[HASH..]);
         sequence::start_instead(record, &claim);
         reach(Point::HeadCopied);

@@ -137,37 +137,24 @@ unsafe fn copy16(from: *const u32, to: *mut u32) {
     }
 }
 
-/// Copies as many of `words` words as the wide primitive takes and returns how many that is.
+/// Copies as many of `words` words as the two primitives take and returns how many that is.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of that many words, both aligned to 4.
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
 #[inline(always)]
-unsafe fn copy_most(from: *const u32, to: *mut u32, words: usize) -> usize {
-    let mut done = 0;
-    while done + 16 <= words {
+unsafe fn copy_most(mut from: *const u32, mut to: *mut u32, words: usize) -> usize {
+    for _ in 0..words / 16 {
         // SAFETY: within the caller's lengths.
-        unsafe { copy16(from.wrapping_add(done), to.wrapping_add(done)) };
-        done += 16;
+        unsafe { copy16(from, to) };
+        (from, to) = (from.wrapping_add(16), to.wrapping_add(16));
     }
-    done
-}
-
-/// Copies what is left when sixteen words at a time do not go on: as many of `words` as the other primitive takes, and returns
-/// how many that is.
-///
-/// # Safety
-/// As of [`copy_most`].
-#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows))))]
-#[inline(always)]
-unsafe fn copy_more(from: *const u32, to: *mut u32, words: usize) -> usize {
-    let mut done = 0;
-    while done + 4 <= words {
+    for _ in 0..words % 16 / 4 {
         // SAFETY: within the caller's lengths.
-        unsafe { copy4(from.wrapping_add(done), to.wrapping_add(done)) };
-        done += 4;
+        unsafe { copy4(from, to) };
+        (from, to) = (from.wrapping_add(4), to.wrapping_add(4));
     }
-    done
+    words - words % 4
 }
 
 /// Leaves all words to the twin.
@@ -179,15 +166,6 @@ unsafe fn copy_most(_from: *const u32, _to: *mut u32, _words: usize) -> usize {
     0
 }
 
-/// Leaves all words to the twin.
-///
-/// # Safety
-/// None is needed.
-#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, dimslab_atomic_rows)))))]
-unsafe fn copy_more(_from: *const u32, _to: *mut u32, _words: usize) -> usize {
-    0
-}
-
 /// Copies words out. Torn only between words; the caller's sequence word says whether to believe the whole.
 #[inline(always)]
 pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
@@ -195,7 +173,7 @@ pub(crate) fn load(from: &[AtomicU32], to: &mut [f32]) {
     // SAFETY: both are that long and aligned as their elements are.
     let done = unsafe { copy_most(from.as_ptr().cast(), to.as_mut_ptr().cast(), from.len()) };
     if done < from.len() {
-        load_rest(&from[done..], &mut to[done..]);
+        load_words(&from[done..], &mut to[done..]);
     }
 }
 
@@ -206,21 +184,11 @@ pub(crate) fn append(from: &[AtomicU32], to: &mut Vec<u32>) {
     to.resize(begin + from.len(), 0);
     let to = &mut to[begin..];
     // SAFETY: both are that long and aligned as their elements are.
-    let mut done = unsafe { copy_most(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
-    let rest = from.len() - done;
-    // SAFETY: as above, of what is left.
-    done += unsafe { copy_more(from[done..].as_ptr().cast(), to[done..].as_mut_ptr(), rest) };
+    let done = unsafe { copy_most(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
     for (to, from) in to[done..].iter_mut().zip(&from[done..]) {
         // Relaxed: as in `load_words`.
         *to = from.load(Ordering::Relaxed);
     }
-}
-
-/// The end of a [`load`].
-fn load_rest(from: &[AtomicU32], to: &mut [f32]) {
-    // SAFETY: as in `load`.
-    let done = unsafe { copy_more(from.as_ptr().cast(), to.as_mut_ptr().cast(), from.len().min(to.len())) };
-    load_words(&from[done..], &mut to[done..]);
 }
 
 /// Copies words in, for the thread that has the row's claim.
@@ -230,18 +198,12 @@ pub(crate) fn store(from: &[f32], to: &[AtomicU32]) {
     // SAFETY: both are that long and aligned as their elements are; atomic words may be written through a shared reference.
     let done = unsafe { copy_most(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), from.len()) };
     if done < from.len() {
-        store_rest(&from[done..], &to[done..]);
+        store_words(&from[done..], &to[done..]);
     }
 }
 
-/// The end of a [`store`].
-fn store_rest(from: &[f32], to: &[AtomicU32]) {
-    // SAFETY: as in `store`.
-    let done = unsafe { copy_more(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), from.len().min(to.len())) };
-    store_words(&from[done..], &to[done..]);
-}
-
-/// The twin of [`load`], and its tail.
+/// The twin of [`load`], and its end.
+#[inline(never)]
 fn load_words(from: &[AtomicU32], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         // Relaxed: ordered by the fences around the row's sequence word.
@@ -249,7 +211,8 @@ fn load_words(from: &[AtomicU32], to: &mut [f32]) {
     }
 }
 
-/// The twin of [`store`], and its tail.
+/// The twin of [`store`], and its end.
+#[inline(never)]
 fn store_words(from: &[f32], to: &[AtomicU32]) {
     for (from, to) in from.iter().zip(to) {
         // Relaxed: as in `load_words`.

@@ -63,15 +63,27 @@ pub(crate) struct Records<'s> {
     stride: usize,
     first_record: usize,
     record_words: usize,
+    slots: u32,
 }
 
 impl<'s> Records<'s> {
     /// The words of a record.
     #[inline(always)]
-    pub(crate) fn get(&self, index: ChunkIndex) -> &'s [AtomicU32] {
-        let superblock = (index.raw() >> self.slot_bits) as usize * self.superblock_words;
-        let slot = (index.raw() & self.slots_mask) as usize * self.stride;
-        &self.words[superblock + self.first_record + slot..][..self.record_words]
+    pub(crate) fn get(self, index: ChunkIndex) -> &'s [AtomicU32] {
+        &self.words[self.first(index.raw())..][..self.record_words]
+    }
+
+    /// The words of the record that a word of shared memory names, if it could be a record's index.
+    #[inline(always)]
+    pub(crate) fn named(self, raw: u32) -> Option<&'s [AtomicU32]> {
+        let named = raw != 0 && raw & self.slots_mask < self.slots;
+        if named { self.words.get(self.first(raw)..)?.get(..self.record_words) } else { None }
+    }
+
+    #[inline(always)]
+    fn first(self, raw: u32) -> usize {
+        let superblock = (raw >> self.slot_bits) as usize * self.superblock_words;
+        superblock + self.first_record + (raw & self.slots_mask) as usize * self.stride
     }
 }
 
@@ -147,6 +159,7 @@ impl Slab {
             stride: self.stride,
             first_record: self.first_record,
             record_words: self.record_words,
+            slots: self.slots,
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct RowLayout {
     /// Where a head has the state that the row has once, and its payload if there is none.
     pub(super) row_state: usize,
     pub(super) head_payload: usize,
+    /// The ordinals of a whole row.
+    pub(crate) whole: Ordinals,
 }
 
 impl RowLayout {
@@ -30,6 +32,7 @@ impl RowLayout {
             payload: chunk + optimizer.chunk_state_words(chunk),
             row_state,
             head_payload: row_state + optimizer.row_state_words(),
+            whole: Ordinals::below(chunks),
         }
     }
 
@@ -64,29 +67,50 @@ impl RowLayout {
     }
 }
 
-/// A set of ordinals.
+/// A set of ordinals. Those below 64, of nearly all rows there are, stand by themselves: in a register.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Ordinals([u64; 4]);
+pub(crate) struct Ordinals {
+    low: u64,
+    high: [u64; 3],
+}
 
 impl Ordinals {
-    #[inline]
-    pub(crate) fn insert(&mut self, ordinal: usize) {
-        self.0[ordinal / 64] |= 1 << (ordinal % 64);
+    /// All below a number, which is 256 at most.
+    pub(crate) fn below(end: usize) -> Ordinals {
+        let mut all = Ordinals::default();
+        (0..end).for_each(|ordinal| all.insert(ordinal));
+        all
     }
 
-    #[inline]
+    #[inline(always)]
+    pub(crate) fn insert(&mut self, ordinal: usize) {
+        match ordinal.checked_sub(64) {
+            None => self.low |= 1 << ordinal,
+            Some(ordinal) => self.high[ordinal / 64] |= 1 << (ordinal % 64),
+        }
+    }
+
+    #[inline(always)]
     pub(crate) fn contains(&self, ordinal: usize) -> bool {
-        self.0[ordinal / 64] >> (ordinal % 64) & 1 == 1
+        match ordinal.checked_sub(64) {
+            None => self.low >> ordinal & 1 == 1,
+            Some(ordinal) => self.high[ordinal / 64] >> (ordinal % 64) & 1 == 1,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+        self.words().iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    fn words(&self) -> [u64; 4] {
+        let [b, c, d] = self.high;
+        [self.low, b, c, d]
     }
 
     /// From the lowest to the highest.
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.into_iter().zip([0, 64, 128, 192]).flat_map(|(mut bits, first)| {
+        self.words().into_iter().zip([0, 64, 128, 192]).flat_map(|(mut bits, first)| {
             std::iter::from_fn(move || {
                 let bit = bits.trailing_zeros() as usize;
                 let is_set = bits != 0;

@@ -28,17 +28,17 @@ impl Chains<'_> {
                 for (&(_, head), tail) in members.iter().zip(&mut tails[group % (RECORDS_MOST + 1)]) {
                     let link = match (stage, *tail) {
                         (0, _) => {
-                            rowcopy::prefetch_words(self.heads.record(head));
+                            rowcopy::prefetch_words(self.head_records.get(head));
                             continue;
                         }
-                        (1, _) => self.head_link(self.heads.record(head)),
-                        (_, Some(tail)) => Some(&self.tails.record(tail)[TAIL_LINK]),
+                        (1, _) => self.head_link(self.head_records.get(head)),
+                        (_, Some(tail)) => Some(&self.tail_records.get(tail)[TAIL_LINK]),
                         (_, None) => None,
                     };
                     *tail = link.and_then(|link| self.link(link));
                     if let Some(tail) = *tail {
                         let tail: ChunkIndex = tail;
-                        rowcopy::prefetch_words(self.tails.record(tail));
+                        rowcopy::prefetch_words(self.tail_records.get(tail));
                     }
                 }
             }

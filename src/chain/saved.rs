@@ -24,7 +24,7 @@ impl<'s> Chains<'s> {
     /// Calls `visit` with the claimed row if it is not saved yet: it then is, and not changed since.
     pub(crate) fn save(&self, head: ChunkIndex, visit: impl FnOnce(&Claim<'s>)) {
         // Without a claim first: what is in the new phase stays in it.
-        if !sequence::is_of_before(self.heads.record(head), self.moment.phase()) {
+        if !sequence::is_of_before(self.head_records.get(head), self.moment.phase()) {
             return;
         }
         // Gone: whoever ended it, or moved it, has kept its image.
@@ -63,7 +63,7 @@ impl<'s> Chains<'s> {
     pub(crate) fn copy_image(&self, row: RowAt, claim: &Claim<'s>, image: &mut Vec<u32>) {
         let begin = image.len();
         // Relaxed: it stays until the record is reused.
-        image.extend([self.table, self.heads.record(row.1)[HASH].load(Ordering::Relaxed), row.0, 0]);
+        image.extend([self.table, self.head_records.get(row.1)[HASH].load(Ordering::Relaxed), row.0, 0]);
         // Relaxed: under the claim.
         image.extend(self.row_state(claim).map(|word| word.load(Ordering::Relaxed)));
         for chunk in self.chunks(claim) {
@@ -90,7 +90,7 @@ impl<'s> Chains<'s> {
             rowcopy::store(chunk.weights, weights);
             rowcopy::store(chunk.state, state);
         };
-        let head = self.heads.record(records[0]);
+        let head = self.head_records.get(records[0]);
         head[HASH].store(low(hash), Ordering::Relaxed);
         if self.layout.head_payload > self.layout.row_state {
             head[self.layout.row_state].store(row_state.to_bits(), Ordering::Relaxed);
@@ -98,7 +98,7 @@ impl<'s> Chains<'s> {
         write(chunk(0), &head[HEAD_INFO], &head[self.layout.head_payload..]);
         let mut link = self.head_link(head);
         for (number, &tail) in records.iter().enumerate().skip(1) {
-            let record = self.tails.record(tail);
+            let record = self.tail_records.get(tail);
             write(chunk(number), &record[TAIL_INFO], &record[TAIL_PAYLOAD..]);
             if let Some(before) = link.replace(&record[TAIL_LINK]) {
                 before.store(tail.raw(), LINK_STORE);

@@ -26,11 +26,10 @@ mod shape;
 use crate::budget::{Budget, OverBudget};
 use crate::failpoint::{Point, reach};
 use crate::id::ChunkIndex;
-use crate::rowcopy;
 use crate::sync::{Atomic, AtomicU64, Ordering, spin_wait};
 use bucket::{TOMBSTONE, row_word};
 use crossbeam_epoch::{Guard, Pointer, Shared};
-pub(crate) use near::{AtHome, Near};
+pub(crate) use near::{AtHome, Near, Way};
 use segment::{Exchange, Find, Insert, MAX_DEPTH, Segment};
 pub(crate) use shape::{Misshapen, Shape};
 use std::sync::Arc;
@@ -74,11 +73,6 @@ type Slot = Atomic<Segment>;
 
 const ROOT_BYTES: u64 = size_of::<[Slot; 1 << ROOT_BITS]>() as u64;
 const NODE_BYTES: u64 = size_of::<Node>() as u64;
-/// Levels of slots not worth asking for ahead, because a processor's own caches hold them: 64 slots and 1024. In a deep
-/// directory the 16 Ki of the third as well: there it is the fourth level that waits for memory.
-const NEAR_LEVELS: [usize; 2] = [2, 3];
-/// Bytes of a directory from which most of its segments are behind a fourth level of slots.
-const DEEP: u64 = 48 << 20;
 /// Levels of nodes there can be.
 const LEVELS: u64 = MAX_DEPTH.div_ceil(NODE_BITS) as u64;
 
@@ -133,21 +127,6 @@ struct Place<'d, 'g> {
     bits: u32,
 }
 
-/// A slot on the way to a tag's segment.
-#[derive(Clone, Copy)]
-pub(crate) struct Way<'d> {
-    slot: &'d Slot,
-    /// The bits of the tag that have not led anywhere yet, from the top.
-    rest: u32,
-}
-
-impl<'d> Way<'d> {
-    #[inline]
-    fn through(self, node: &'d Node) -> Way<'d> {
-        Way { slot: &node.slots[(self.rest >> (32 - NODE_BITS)) as usize], rest: self.rest << NODE_BITS }
-    }
-}
-
 impl Directory {
     /// Bytes of an empty directory.
     pub(crate) const EMPTY_BYTES: u64 = ROOT_BYTES + Segment::EMPTY_BYTES;
@@ -186,34 +165,6 @@ impl Directory {
     fn segment<'g>(&self, tag: u32, guard: &'g Guard) -> &'g Segment {
         // SAFETY: a slot's segment is retired only after all its slots were moved on, and we hold a guard.
         unsafe { self.place(tag, guard).there.deref() }.newest(tag, guard)
-    }
-
-    /// Begins to look for `tag`: follows the slots that are used so often that they are near, and asks the processor for the
-    /// one behind them, of which there are a few bytes for each segment.
-    #[inline]
-    pub(crate) fn set_out(&self, tag: u32, guard: &Guard) -> Way<'_> {
-        let mut way = Way { slot: &self.root[(tag >> (32 - ROOT_BITS)) as usize], rest: tag << ROOT_BITS };
-        for _ in 0..NEAR_LEVELS[usize::from(self.bytes() > DEEP)] {
-            let Some(node) = node_of(way.slot, way.slot.load(Ordering::Acquire, guard)) else { return way };
-            way = way.through(node);
-        }
-        rowcopy::prefetch((&raw const *way.slot).cast());
-        way
-    }
-
-    /// Goes on to the bucket where the words of a tag begin, and asks the processor for that. So many look-ups abreast wait
-    /// for memory together.
-    #[inline]
-    pub(crate) fn approach<'g>(&'g self, mut way: Way<'g>, tag: u32, guard: &'g Guard) -> Near<'g> {
-        loop {
-            // Acquire: as in `place`.
-            let there = way.slot.load(Ordering::Acquire, guard);
-            let Some(node) = node_of(way.slot, there) else {
-                // SAFETY: as in `segment`.
-                return unsafe { Near::new(there, tag) };
-            };
-            way = way.through(node);
-        }
     }
 
     /// The row of this tag that `probe` accepts.

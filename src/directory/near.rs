@@ -4,10 +4,79 @@
 use super::allocation::{home_bucket, start};
 use super::bucket::{BUCKET_SLOTS, Bucket, EMPTY, FROZEN, row_of};
 use super::segment::Segment;
+use super::{Directory, NODE_BITS, Node, ROOT_BITS, Slot, node_of};
 use crate::id::ChunkIndex;
 use crate::rowcopy;
 use crate::sync::Ordering;
 use crossbeam_epoch::{Guard, Shared};
+
+/// Levels of slots not worth asking for ahead, because a processor's own caches hold them: 64 slots and 1024. In a deep
+/// directory the 16 Ki of the third as well: there it is the fourth level that waits for memory.
+const NEAR_LEVELS: [usize; 2] = [2, 3];
+/// Bytes of a directory from which most of its segments are behind a fourth level of slots.
+const DEEP: u64 = 48 << 20;
+
+impl Directory {
+    /// Look-ups of many tags in stages.
+    #[inline]
+    pub(crate) fn search<'g>(&'g self, guard: &'g Guard) -> Search<'g> {
+        Search { root: &self.root, levels: NEAR_LEVELS[usize::from(self.bytes() > DEEP)], guard }
+    }
+}
+
+/// A slot on the way to a tag's segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'d> {
+    slot: &'d Slot,
+    /// The bits of the tag that have not led anywhere yet, from the top.
+    rest: u32,
+}
+
+impl<'d> Way<'d> {
+    #[inline]
+    fn through(self, node: &'d Node) -> Way<'d> {
+        Way { slot: &node.slots[(self.rest >> (32 - NODE_BITS)) as usize], rest: self.rest << NODE_BITS }
+    }
+}
+
+/// What the stages of look-ups have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Search<'g> {
+    root: &'g [Slot; 1 << ROOT_BITS],
+    /// Levels of slots behind the root's that are near.
+    levels: usize,
+    guard: &'g Guard,
+}
+
+impl<'g> Search<'g> {
+    /// Begins to look for `tag`: follows the slots that are used so often that they are near, and asks the processor for the
+    /// one behind them, of which there are a few bytes for each segment.
+    #[inline(always)]
+    pub(crate) fn set_out(self, tag: u32) -> Way<'g> {
+        let mut way = Way { slot: &self.root[(tag >> (32 - ROOT_BITS)) as usize], rest: tag << ROOT_BITS };
+        for _ in 0..self.levels {
+            let Some(node) = node_of(way.slot, way.slot.load(Ordering::Acquire, self.guard)) else { return way };
+            way = way.through(node);
+        }
+        rowcopy::prefetch((&raw const *way.slot).cast());
+        way
+    }
+
+    /// Goes on to the bucket where the words of a tag begin, and asks the processor for that. So many look-ups abreast wait
+    /// for memory together.
+    #[inline(always)]
+    pub(crate) fn approach(self, mut way: Way<'g>, tag: u32) -> Near<'g> {
+        loop {
+            // Acquire: as in `place`.
+            let there = way.slot.load(Ordering::Acquire, self.guard);
+            let Some(node) = node_of(way.slot, there) else {
+                // SAFETY: as in `segment`.
+                return unsafe { Near::new(there, tag) };
+            };
+            way = way.through(node);
+        }
+    }
+}
 
 /// Where the words of a tag begin, in a segment that may have been replaced.
 #[derive(Clone, Copy)]

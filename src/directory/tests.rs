@@ -247,7 +247,8 @@ fn threads_insert_and_remove_without_loss_or_duplicates() {
 
 /// The stages one by one, as a batch goes through them.
 fn candidate(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(directory.set_out(tag, guard), tag, guard).through_all_stages(tag, guard)
+    let search = directory.search(guard);
+    search.approach(search.set_out(tag), tag).through_all_stages(tag, guard)
 }
 
 #[test]

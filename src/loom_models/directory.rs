@@ -177,7 +177,8 @@ fn directory_a_removal_is_not_lost_in_a_split() {
 
 /// The row that a look-up in stages comes to.
 fn in_stages(directory: &Directory, tag: u32, guard: &Guard) -> Option<ChunkIndex> {
-    directory.approach(directory.set_out(tag, guard), tag, guard).through_all_stages(tag, guard)
+    let search = directory.search(guard);
+    search.approach(search.set_out(tag), tag).through_all_stages(tag, guard)
 }
 
 #[test]

@@ -66,13 +66,8 @@ impl Rows {
     }
 
     pub(super) fn chains(&self) -> Chains<'_> {
-        Chains {
-            layout: &self.layout,
-            heads: self.slabs.get(HEADS),
-            tails: self.slabs.get(TAILS),
-            moment: &self.moment,
-            table: 0,
-        }
+        let records = (self.slabs.get(HEADS), self.slabs.get(TAILS));
+        Chains::new(&self.layout, records, (&self.moment, 0))
     }
 
     fn alloc(&self, slab: usize) -> ChunkIndex {
@@ -295,7 +290,8 @@ fn row_that_stages_lead_to_is_read_whole() {
         let thread = spawn(move || assert!(theirs.admit(5.0, no_guard())));
         let there = {
             let guard = no_guard();
-            rows.directory.approach(rows.directory.set_out(TAG, guard), TAG, guard).through_all_stages(TAG, guard)
+            let search = rows.directory.search(guard);
+            search.approach(search.set_out(TAG), TAG).through_all_stages(TAG, guard)
         };
         assert_eq!(there.map(|head| rows.chains().has(head, HASH)), there.map(|_| true));
         assert_eq!(there.map(|head| rows.read(head)), there.map(|_| Ok([5.0, MISSING])));

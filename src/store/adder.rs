@@ -78,8 +78,9 @@ impl<'i> Adder<'i> {
     fn add_group(&mut self, group: &[(u64, RowRef<'_>)]) -> Result<usize, SnapshotError> {
         let (inner, directory) = (self.inner, &self.table.directory);
         let mut guard = inner.reclaimer.pin();
+        let search = directory.search(&guard);
         for (hash, _) in group {
-            directory.approach(directory.set_out(tag(*hash), &guard), tag(*hash), &guard).ask_elsewhere();
+            search.approach(search.set_out(tag(*hash)), tag(*hash)).ask_elsewhere();
         }
         for (position, (hash, row)) in group.iter().enumerate() {
             let mut attempts = 0;

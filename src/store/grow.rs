@@ -105,12 +105,12 @@ impl Inner {
     fn ask_for_buckets(&self, candidates: &[Candidate], guard: &Guard) {
         let mut ways = [None; GROUP];
         for (way, candidate) in ways.iter_mut().zip(candidates) {
-            *way = Some(self.tables[candidate.table.index()].directory.set_out(tag(candidate.hash), guard));
+            *way = Some(self.tables[candidate.table.index()].directory.search(guard).set_out(tag(candidate.hash)));
         }
         for (way, candidate) in ways.into_iter().zip(candidates) {
-            let (directory, tag) = (&self.tables[candidate.table.index()].directory, tag(candidate.hash));
             if let Some(way) = way {
-                directory.approach(way, tag, guard).ask_elsewhere();
+                let search = self.tables[candidate.table.index()].directory.search(guard);
+                search.approach(way, tag(candidate.hash)).ask_elsewhere();
             }
         }
     }

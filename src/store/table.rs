@@ -95,13 +95,8 @@ impl Table {
 
     #[inline]
     pub(super) fn chains<'s>(&'s self, slabs: &'s Slabs) -> Chains<'s> {
-        Chains {
-            layout: &self.layout,
-            heads: slabs.get(self.heads),
-            tails: slabs.get(self.tails),
-            moment: &self.moment,
-            table: self.number,
-        }
+        let records = (slabs.get(self.heads), slabs.get(self.tails));
+        Chains::new(&self.layout, records, (&self.moment, self.number))
     }
 
     /// The hash of the row that a key names. The row's own key is this hash [turned back](Self::row_key).
@@ -245,7 +240,7 @@ impl Table {
     /// Fills the dimensions of `out`, `[dim]`, that have no chunk in `live` with what stands in for them.
     #[inline]
     pub(super) fn read_missing(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
-        if live.len() < self.layout.chunks {
+        if *live != self.layout.whole {
             self.read_fallback(hash, live, out);
         }
     }

@@ -1,6 +1,6 @@
 //! Training rows: gradients to weights, to utilities, and to the wish for more chunks.
 
-use super::gather::{Touch, in_order};
+use super::gather::{Located, Touch, Visit, in_order};
 use super::grow::{Candidate, Growth};
 use super::table::{Table, bump};
 use super::{Applied, Inner};
@@ -13,6 +13,7 @@ use crate::scratch::Combined;
 use crate::sequence::{Claim, Gone};
 use crate::simd::Kernels;
 use crate::sync::{Ordering, thread_local};
+use crossbeam_epoch::Guard;
 use std::cell::RefCell;
 
 thread_local! {
@@ -68,36 +69,26 @@ impl Inner {
         let guard = &self.reclaimer.pin();
         let chains = &table.chains(&self.slabs);
         let step = RowStep { table, chains, simd, lr: table.learning_rate(), inflation: self.clock.inflation() };
-        let (dim, combined) = (table.layout.dim, &scratch.combined);
+        let combined = &scratch.combined;
         let mut applied = Applied { unique: combined.hashes.len() as u64, ..Applied::default() };
         scratch.wanted.clear();
         scratch.payload.clear();
         scratch.payload.resize(table.layout.payload_words(), 0.0);
-        let (mut norms, mut accesses) = (0f64, 0u64);
+        let mut steps = Steps {
+            step: &step,
+            combined,
+            gradient,
+            guard,
+            payload: &mut scratch.payload,
+            wanted: &mut scratch.wanted,
+            updated: 0,
+            norms: 0.0,
+            accesses: 0,
+        };
         let hashes = (combined.hashes.as_slice(), |hash| hash);
-        in_order(table, chains, hashes, Touch::All, guard, |position, located| {
-            let grad = combined.gradient(position, dim, gradient);
-            let count = combined.counts[position];
-            let mut row = located.row(table, chains, guard);
-            let (squares, wanted) = loop {
-                let Some(head) = row else {
-                    let squares = simd.sum_squares(grad);
-                    break (squares, step.missing(squares, count, Ordinals::default(), 0));
-                };
-                match step.present((tag(located.hash), head), grad, count, &mut scratch.payload) {
-                    Ok(stepped) => {
-                        applied.updated += 1;
-                        break stepped;
-                    }
-                    Err(Gone) => row = table.find(chains, located.hash, guard),
-                }
-            };
-            norms += f64::from(count) * f64::from(squares).sqrt();
-            accesses += u64::from(count);
-            if let Some((utility, live)) = wanted {
-                scratch.wanted.push(Wanted { position, utility, live });
-            }
-        });
+        in_order(table, chains, hashes, Touch::All, guard, &mut steps);
+        let Steps { updated, norms, accesses, .. } = steps;
+        applied.updated = updated;
         self.clock.count_accesses(accesses);
         if accesses > 0 {
             table.learn_scale((norms / accesses as f64 / (table.layout.chunks as f64).sqrt()) as f32);
@@ -112,7 +103,7 @@ impl Inner {
     }
 
     /// Hands what is missing to growth, now or at the end of the step.
-    fn wish(&self, id: TableId, table: &Table, scratch: &Scratch, guard: &crossbeam_epoch::Guard) -> Growth {
+    fn wish(&self, id: TableId, table: &Table, scratch: &Scratch, guard: &Guard) -> Growth {
         let (combined, wanted) = (&scratch.combined, &scratch.wanted);
         if wanted.is_empty() {
             return Growth::default();
@@ -169,6 +160,47 @@ impl Inner {
     }
 }
 
+/// Steps the rows of a batch.
+struct Steps<'s, 'g, G> {
+    step: &'s RowStep<'g>,
+    combined: &'s Combined,
+    gradient: &'s G,
+    guard: &'g Guard,
+    payload: &'s mut [f32],
+    wanted: &'s mut Vec<Wanted>,
+    updated: u64,
+    norms: f64,
+    accesses: u64,
+}
+
+impl<'g, 'a, G: Fn(usize) -> (&'a [f32], f32)> Visit<'g> for &mut Steps<'_, 'g, G> {
+    #[inline(always)]
+    fn visit<const SINGLE: bool>(&mut self, position: usize, located: &Located<'g>) {
+        let RowStep { table, chains, simd, .. } = self.step;
+        let grad = self.combined.gradient(position, table.layout.dim, self.gradient);
+        let count = self.combined.counts[position];
+        let mut row = located.row(table, chains, self.guard);
+        let (squares, wanted) = loop {
+            let Some(head) = row else {
+                let squares = simd.sum_squares(grad);
+                break (squares, self.step.missing(squares, count, Ordinals::default(), 0));
+            };
+            match self.step.present::<SINGLE>((tag(located.hash), head), grad, count, self.payload) {
+                Ok(stepped) => {
+                    self.updated += 1;
+                    break stepped;
+                }
+                Err(Gone) => row = table.find(chains, located.hash, self.guard),
+            }
+        };
+        self.norms += f64::from(count) * f64::from(squares).sqrt();
+        self.accesses += u64::from(count);
+        if let Some((utility, live)) = wanted {
+            self.wanted.push(Wanted { position, utility, live });
+        }
+    }
+}
+
 /// What one row's step needs besides the row.
 struct RowStep<'a> {
     table: &'a Table,
@@ -194,10 +226,16 @@ impl RowStep<'_> {
 
     /// Steps the live chunks of a row and returns the gradient's squared norm beside what is missing. `payload` is scratch of a
     /// chunk's size.
-    #[inline]
-    fn present(&self, row: RowAt, grad: &[f32], count: u32, payload: &mut [f32]) -> Result<(f32, Missing), Gone> {
+    #[inline(always)]
+    fn present<const SINGLE: bool>(
+        &self,
+        row: RowAt,
+        grad: &[f32],
+        count: u32,
+        payload: &mut [f32],
+    ) -> Result<(f32, Missing), Gone> {
         let layout = &self.table.layout;
-        if layout.chunks == 1 {
+        if SINGLE {
             let claim = self.chains.claim(row)?;
             let row_state = self.row_state(&claim, grad);
             let squares = self.chunk(&self.chains.first_chunk(&claim), grad, row_state, count, payload);
