@@ -16,8 +16,6 @@ pub(crate) struct RowLayout {
     /// Where a head has the state that the row has once, and its payload if there is none.
     pub(super) row_state: usize,
     pub(super) head_payload: usize,
-    /// The ordinals of a whole row.
-    pub(crate) whole: Ordinals,
 }
 
 impl RowLayout {
@@ -32,7 +30,6 @@ impl RowLayout {
             payload: chunk + optimizer.chunk_state_words(chunk),
             row_state,
             head_payload: row_state + optimizer.row_state_words(),
-            whole: Ordinals::below(chunks),
         }
     }
 
@@ -75,13 +72,6 @@ pub(crate) struct Ordinals {
 }
 
 impl Ordinals {
-    /// All below a number, which is 256 at most.
-    pub(crate) fn below(end: usize) -> Ordinals {
-        let mut all = Ordinals::default();
-        (0..end).for_each(|ordinal| all.insert(ordinal));
-        all
-    }
-
     #[inline(always)]
     pub(crate) fn insert(&mut self, ordinal: usize) {
         match ordinal.checked_sub(64) {
@@ -96,6 +86,12 @@ impl Ordinals {
             None => self.low >> ordinal & 1 == 1,
             Some(ordinal) => self.high[ordinal / 64] >> (ordinal % 64) & 1 == 1,
         }
+    }
+
+    /// Whether all below a number are in it, which none is above; that number is not 0.
+    #[inline]
+    pub(crate) fn are_all_of(&self, chunks: usize) -> bool {
+        if chunks <= 64 { self.low == u64::MAX >> (64 - chunks) } else { self.len() == chunks }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -118,5 +114,24 @@ impl Ordinals {
                 is_set.then_some(first + bit)
             })
         })
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals_are_all_of_a_row_when_none_is_missing() {
+        for chunks in [1, 2, 63, 64, 65, 128, 255, 256] {
+            let mut live = Ordinals::default();
+            for ordinal in (0..chunks).rev() {
+                assert!(!live.are_all_of(chunks) && !live.contains(ordinal), "{ordinal} of {chunks}");
+                live.insert(ordinal);
+                assert_eq!(live.len(), chunks - ordinal);
+            }
+            assert!(live.are_all_of(chunks));
+            assert!(live.iter().eq(0..chunks));
+        }
     }
 }

@@ -240,7 +240,7 @@ impl Table {
     /// Fills the dimensions of `out`, `[dim]`, that have no chunk in `live` with what stands in for them.
     #[inline]
     pub(super) fn read_missing(&self, hash: u64, live: &Ordinals, out: &mut [f32]) {
-        if *live != self.layout.whole {
+        if !live.are_all_of(self.layout.chunks) {
             self.read_fallback(hash, live, out);
         }
     }
