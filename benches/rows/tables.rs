@@ -69,6 +69,9 @@ fn summary(results: &Results, out: &mut String) -> Outcome<()> {
     for (dim, rows, threads) in each(&all, |record| (record.dim, record.rows, record.threads)) {
         let here: Vec<&&Record> =
             all.iter().filter(|of| (of.rows, of.dim, of.threads) == (rows, dim, threads)).collect();
+        if !here.iter().any(|record| is_map(&record.store)) {
+            continue;
+        }
         write!(out, "| {dim} | {rows} | {threads} |")?;
         for what in &columns {
             let here = || here.iter().filter(|record| record.what == *what);
