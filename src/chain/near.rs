@@ -1,8 +1,6 @@
 //! Going over many rows: each is visited when its records are near.
 
-use super::{Chains, RowAt, TAIL_LINK};
-use crate::id::ChunkIndex;
-use crate::rowcopy;
+use super::{Chains, RowAt};
 
 /// Rows that go through a stage together.
 const GROUP: usize = 16;
@@ -26,19 +24,17 @@ impl Chains<'_> {
                     continue;
                 }
                 for (&(_, head), tail) in members.iter().zip(&mut tails[group % (RECORDS_MOST + 1)]) {
-                    let link = match (stage, *tail) {
-                        (0, _) => {
-                            rowcopy::prefetch_words(self.head_records.get(head));
+                    let head = self.head(head);
+                    *tail = match stage {
+                        0 => {
+                            head.prefetch(self.head_words(true));
                             continue;
                         }
-                        (1, _) => self.head_link(self.head_records.get(head)),
-                        (_, Some(tail)) => Some(&self.tail_records.get(tail)[TAIL_LINK]),
-                        (_, None) => None,
+                        1 => self.first_tail(head),
+                        _ => tail.and_then(|tail| self.tail_after(tail)),
                     };
-                    *tail = link.and_then(|link| self.link(link));
-                    if let Some(tail) = *tail {
-                        let tail: ChunkIndex = tail;
-                        rowcopy::prefetch_words(self.tail_records.get(tail));
+                    if let Some(tail) = tail {
+                        tail.prefetch(self.tail_words(true));
                     }
                 }
             }
