@@ -1,7 +1,7 @@
 //! One training step of a DLRM and its parts, on made-up batches: no file is read, nothing is drawn while time runs.
 //!
 //! ```text
-//! cargo bench --bench train_step -- [--dim 64] [--rows 250000] [--threads 1,2] [--batch 2048] [--chunk 32]
+//! cargo bench --bench train_step -- [--dim 64] [--rows 250000] [--threads 1] [--batch 2048] [--chunk 32]
 //!                                   [--tables 26] [--windows 7] [--budget BYTES] [--json] [--reader]
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! windows of about 0.8 s, as `docs/benchmarks.md` compares them with other trainers. With `--budget` the store gets that
 //! many bytes and prunes in the background; without it, it gets what all rows need and keeps them, and time runs when these
 //! are on huge pages, as in all but the first minute of a training. `--reader` measures what feeds a trainer instead: the
-//! embedded stream, and a log in Criteo's format from memory, each on one core.
+//! embedded stream, and a log in Criteo's format from memory, each on one core. `--threads 1,2` measures both with one store.
 
 #[path = "support/keys.rs"]
 mod keys;

@@ -1,26 +1,14 @@
 //! Directories move to huge pages, in a process of its own: what huge pages the system gave is only told by process.
 
-use dimslab::{Policy, Store, StoreConfig, TableConfig, TableId};
-use std::time::{Duration, Instant};
+mod huge_pages;
 
-const HUGE_PAGE: usize = 2 << 20;
+use dimslab::{Policy, Store, StoreConfig, TableConfig, TableId};
+use huge_pages::{bytes_in_huge_pages, can_move};
+use std::time::{Duration, Instant};
 
 /// Bytes of this process in huge pages, but for the superblocks that were moved.
 fn beside_superblocks(store: &Store) -> u64 {
-    let all = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = all.lines().find(|line| line.starts_with("AnonHugePages:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (kib << 10).saturating_sub(store.stats().moved)
-}
-
-/// Whether the system moves what is in memory to huge pages of that size.
-fn can_move() -> bool {
-    let memory = vec![1u8; 2 * HUGE_PAGE];
-    let start = memory.as_ptr().addr().next_multiple_of(HUGE_PAGE);
-    // SAFETY: within the memory above, which holds the same bytes afterwards.
-    let moved = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), HUGE_PAGE, libc::MADV_COLLAPSE) } == 0;
-    std::hint::black_box(&memory);
-    moved
+    bytes_in_huge_pages().saturating_sub(store.stats().moved)
 }
 
 /// Catches: directories that stay on small pages.
